@@ -1,0 +1,591 @@
+"""Every message that crosses a socket, as a typed struct.
+
+What lives here: the structs, and nothing that sends, receives or decides. `table.py` says of each
+message who sends it, who handles it and what it means; `codec.py` turns messages into frames and
+back and checks what a type alone cannot say; `columns.py` reads and builds the packed columns.
+
+Theory of operation
+-------------------
+A message on the wire is one **header** frame, the msgpack of one of the structs below, followed by
+the **payload** frames that the header announces. Only headers are decoded on the way; payload
+frames are forwarded as received and unpickled by nobody but the engine and the client.
+
+Work travels in **groups**. What one call submits (a `map` of n items, one `apply`, one `execute` on
+n engines) is a group: one function, one set of options, `count` tasks with contiguous sequence
+numbers. Long maps are submitted as several groups, so that work starts while the rest is pickled;
+separate calls that share function and options may be submitted as one group. The frames of a
+group, of a slice of tasks on its way to an engine, and of a slice of results are laid out alike:
+
+    [function frames]          `Function.frames` of them; only where the header has a function body
+    [packed]                   the small pickles of all tasks, one after the other (may be empty)
+    [buffer] [buffer] …        the large buffers of the first task, of the second, …
+
+`Columns` says where one task's part starts and ends. A buffer from `blobs.BLOB_MIN_BYTES` on may be
+in shared memory instead: its frame is then a `BlobHandle`. A message with several slices has their
+frames one slice after the other, in the order of the header.
+
+What the payload of a task is depends on `Options.method`:
+
+    apply     pickle of ``(args, kwargs)`` (`serialize.pack_call`); the result is the pickled value
+    map       the same, but ``args`` are sequences: the result is the pickled
+              ``list(map(f, *args))``, the work of one engine's part of a direct map
+    execute   the code as UTF-8; no function; the result is the msgpack of an `ExecuteInfo`
+
+A failed task's payload is the msgpack of an `ErrorInfo`, whatever the method, so that the
+controller can make one itself and read none.
+
+**Ordinals.** The controller numbers the tasks that it places at one engine 0, 1, 2, … in the order
+sent; an engine runs them in this order. A result names its ordinal, so it belongs to one attempt at
+one engine without doubt; a recall is a range of ordinals.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+"""Raised whenever a peer of the version before would misread a message."""
+
+OK, FAILED, ABORTED = 0, 1, 2
+"""Values in `ResultSlice.status`: a value; an error; never run because it was cancelled or because
+an `execute` before it in the same engine's queue failed. The payload of the last two is an
+`ErrorInfo`."""
+
+Placement: TypeAlias = Literal["direct", "balanced"]
+Method: TypeAlias = Literal["apply", "map", "execute"]
+Role: TypeAlias = Literal["client", "engine", "agent"]
+OutputKind: TypeAlias = Literal[
+    "stdout",
+    "stderr",
+    "display_data",
+    "update_display_data",
+    "execute_result",
+    "execute_input",
+    "error",
+    "clear_output",
+    "data",
+    "comm_open",
+    "comm_msg",
+    "comm_close",
+]
+
+
+class Part(msgspec.Struct, array_like=True, forbid_unknown_fields=False):
+    """Base of the parts of messages. Fields are positional; new ones go to the end, with a default."""
+
+
+class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=False):
+    """Base of all messages. The tag, the class's name, is the first element on the wire."""
+
+
+# -- parts ------------------------------------------------------------------------------------
+
+
+class Columns(Part):
+    """Where the payload of each task of a group or slice is.
+
+    Attributes:
+        sizes: uint32, little-endian, one per payload: bytes of its pickle in the packed frame.
+        buffer_counts: uint32 each: number of buffer frames of each payload; empty for "none at all".
+        blobs: one byte per buffer frame, 1 where the frame is a `BlobHandle`; empty for "none".
+    """
+
+    sizes: bytes
+    buffer_counts: bytes = b""
+    blobs: bytes = b""
+
+
+class BlobHandle(Part):
+    """A buffer in shared memory: file name in the cluster's blob directory, and size in bytes."""
+
+    name: str
+    size: int
+
+
+class Function(Part):
+    """A function on its way to engines.
+
+    Attributes:
+        digest: 16 bytes; names the function in the later messages that do not carry it.
+        name: for error messages and reprs.
+        reusable: an engine may unpickle it once and call it for many tasks. False where that could
+            be told from a fresh copy for each task (mutable defaults or closure cells).
+        self_name: the global name under which the function calls itself, or "". The engine plants
+            the function there while it runs, unless the namespace has the name.
+        frames: number of frames in this message that hold it (the pickle, then its buffers); 0 where the
+            receiver has it already.
+    """
+
+    digest: bytes
+    name: str = ""
+    reusable: bool = False
+    self_name: str = ""
+    frames: int = 0
+
+
+class Options(Part):
+    """What a group's caller asked for; the same for all tasks of the group.
+
+    Attributes:
+        method: what an engine does with a task (module docstring).
+        placement: `direct`: task i runs on engine ``targets[i]``; `balanced`: any engine, or any of
+            ``targets`` if there are some.
+        targets: engine ids. As many as tasks for `direct`; None for "any" with `balanced`.
+        shared: the group has one payload, which is that of every task (same call on n engines).
+        retries: how many further attempts a failed task has; `balanced` only.
+        silent: an `execute` that publishes neither its input nor its result, keeps no history and
+            lets the queue go on when it fails.
+        label: the user's name for the work, kept in the database.
+        host: the client's host id: an engine on this host may answer with blobs.
+    """
+
+    method: Method = "apply"
+    placement: Placement = "balanced"
+    targets: list[int] | None = None
+    shared: bool = False
+    retries: int = 0
+    silent: bool = False
+    label: str = ""
+    host: str = ""
+
+
+class Group(Part):
+    """Tasks ``first … first+count-1`` of the client that sends it. `function` is None for `execute`."""
+
+    first: int
+    count: int
+    options: Options
+    function: Function | None
+    columns: Columns
+
+
+class TaskSlice(Part):
+    """Tasks of one client and one group, with one attempt number, on their way to an engine.
+
+    Attributes:
+        client: peer id of the client.
+        first: seq of the first; the others follow without a gap.
+        count: number of tasks.
+        attempt: 0 for the first run of a task, 1 for the next, …
+        ordinal: engine-local number of the first; the others follow.
+        shared: as in `Options`: one payload for all tasks of the slice.
+    """
+
+    client: bytes
+    first: int
+    count: int
+    attempt: int
+    ordinal: int
+    method: Method
+    silent: bool
+    shared: bool
+    host: str
+    function: Function | None
+    columns: Columns
+
+
+class ResultSlice(Part):
+    """How tasks with contiguous seqs and contiguous ordinals ended on one engine.
+
+    Attributes:
+        first, count, attempt, ordinal: as in `TaskSlice`.
+        status: one byte per task: `OK`, `FAILED`, `ABORTED`.
+        started, completed: float64 little-endian per task: seconds since the epoch, the engine's clock. NaN
+            for a task that never ran.
+        outputs: uint32 each: number of output items that each task has published; empty for "none at
+            all". Tells the client when it has all of a task's output.
+        columns: where the payloads are.
+    """
+
+    first: int
+    count: int
+    attempt: int
+    ordinal: int
+    status: bytes
+    started: bytes
+    completed: bytes
+    outputs: bytes
+    columns: Columns
+
+
+class ErrorInfo(Part):
+    """An error as data: readable without unpickling anything.
+
+    Attributes:
+        ename, evalue: class name and text of the exception.
+        traceback: lines as IPython renders them.
+        engine_id, engine_uuid, method: where it happened; engine_id is -1 for "on no engine".
+        cause: the pickled exception, or empty where it cannot be pickled. Only clients unpickle it.
+        own: the system made it; `ename` is one of the error classes of `errors`.
+    """
+
+    ename: str
+    evalue: str
+    traceback: list[str]
+    engine_id: int = -1
+    engine_uuid: str = ""
+    method: str = ""
+    cause: bytes = b""
+    own: bool = False
+
+
+class ExecuteInfo(Part):
+    """The result of a successful `execute`."""
+
+    execution_count: int = 0
+
+
+class OutputItem(Part):
+    """One piece of a task's output.
+
+    Attributes:
+        seq: the task of the client that the message goes to.
+        index: 0 for the first item of this task, and so on without a gap; also the order to show.
+        kind: as Jupyter's message types; `stdout` and `stderr` instead of `stream`; `data` is what
+            `publish_data` sends (a pickle in one buffer frame).
+        content: the msgpack of the Jupyter message's content; for `stdout` and `stderr` the text in UTF-8.
+        buffers: number of frames of this message that belong to the item.
+        dropped_bytes: output of this task that was dropped before this item because a bound was hit.
+    """
+
+    seq: int
+    index: int
+    kind: OutputKind
+    content: bytes
+    buffers: int = 0
+    dropped_bytes: int = 0
+
+
+class EngineInfo(Part):
+    """What clients know of an engine."""
+
+    engine_id: int
+    peer: bytes
+    host: str
+    hostname: str
+    pid: int
+
+
+class EngineLost(Part):
+    """An engine that is gone, and why, in plain words."""
+
+    engine_id: int
+    reason: str
+
+
+class SeqRange(Part):
+    """Tasks ``first … first+count-1`` of the client that the message speaks of."""
+
+    first: int
+    count: int
+
+
+# -- session ----------------------------------------------------------------------------------
+
+
+class Hello(Message, tag="Hello"):
+    """The first message on a channel. A controller answers `Welcome` or `Refused`.
+
+    Attributes:
+        version: the sender's `PROTOCOL_VERSION`.
+        role, peer: what the peer is, and its id.
+        instance: the cluster instance (16 bytes) that the sender believes it talks to; from its connection file.
+        host, hostname, pid: where it runs.
+        python: e.g. "3.11"; release: the sender's ipyfleet version.
+        agent: for an engine: the peer id of the agent that forked it, or empty.
+        wanted_id: for an engine: the engine id it would like (an MPI rank), or -1.
+    """
+
+    version: int
+    role: Role
+    peer: bytes
+    instance: bytes
+    host: str
+    hostname: str
+    pid: int
+    python: str
+    release: str
+    agent: bytes = b""
+    wanted_id: int = -1
+
+
+class Attach(Message, tag="Attach"):
+    """An engine's TASK or OUTPUT channel is connected; no answer. Hello goes over CONTROL."""
+
+    version: int
+    instance: bytes
+
+
+class Welcome(Message, tag="Welcome"):
+    """The peer is registered. An engine learns its id; a client the engines and where blobs are."""
+
+    instance: bytes
+    engine_id: int = -1
+    engines: list[EngineInfo] = []
+    host: str = ""
+    blob_dir: str = ""
+
+
+class Refused(Message, tag="Refused"):
+    """The peer may not join, or what it sent was refused; `reason` is for people."""
+
+    reason: str
+
+
+class Goodbye(Message, tag="Goodbye"):
+    """A peer leaves on purpose. `reason` is for people."""
+
+    reason: str = ""
+
+
+class Probe(Message, tag="Probe"):
+    """Controller to any peer: nothing to do. That it can be sent is what the controller wants to know."""
+
+
+class Closing(Message, tag="Closing"):
+    """The controller is going away for good; agents and engines exit, clients close."""
+
+    reason: str = ""
+
+
+# -- work -------------------------------------------------------------------------------------
+
+
+class Submit(Message, tag="Submit"):
+    """A client submits groups. Frames: those of each group in turn."""
+
+    groups: list[Group]
+
+
+class RunTasks(Message, tag="RunTasks"):
+    """The controller places tasks at an engine, over TASK. Frames: those of each slice in turn."""
+
+    slices: list[TaskSlice]
+
+
+class Results(Message, tag="Results"):
+    """How tasks of one client ended. Frames: those of each slice in turn.
+
+    From an engine (over TASK, or over CONTROL while user code runs) to the controller, which
+    forwards header and frames to the client as they are. The controller makes such a message itself
+    for tasks that end without an engine (`engine` -1).
+    """
+
+    client: bytes
+    engine: int
+    slices: list[ResultSlice]
+
+
+class Recall(Message, tag="Recall"):
+    """The controller wants back the tasks in ``first … last`` (ordinals) that have not started."""
+
+    first: int
+    last: int
+
+
+class Recalled(Message, tag="Recalled"):
+    """An engine gives back the tasks ``first … last`` (ordinals, last included): it will not run them.
+
+    The answer to every `Recall`; ``first > last`` for "none".
+    """
+
+    first: int
+    last: int
+
+
+class Cancel(Message, tag="Cancel"):
+    """A client takes back tasks: those that have not started end as `ABORTED`."""
+
+    ranges: list[SeqRange]
+
+
+class DropTasks(Message, tag="DropTasks"):
+    """The controller to an engine, over CONTROL: the queued tasks of `ranges` are to end as `ABORTED`."""
+
+    client: bytes
+    ranges: list[SeqRange]
+
+
+class Output(Message, tag="Output"):
+    """Output of tasks of one client; from an engine over OUTPUT, or over TASK right before the results
+    that it belongs to. Forwarded to the client as it is. Frames: the buffers of each item in turn."""
+
+    client: bytes
+    engine: int
+    items: list[OutputItem]
+
+
+# -- engines come and go ----------------------------------------------------------------------
+
+
+class EnginesChanged(Message, tag="EnginesChanged"):
+    """The controller to every client: engines joined, engines lost."""
+
+    joined: list[EngineInfo] = []
+    lost: list[EngineLost] = []
+
+
+class EngineExited(Message, tag="EngineExited"):
+    """An agent's report of the death of an engine that it forked.
+
+    Attributes:
+        peer: the engine's peer id.
+        status: exit code, or minus the signal's number.
+        reason: plain words: the signal's name or exit code, memory, last lines of its log.
+    """
+
+    peer: bytes
+    status: int
+    reason: str
+
+
+class SignalEngines(Message, tag="SignalEngines"):
+    """The controller asks an agent to send a signal to engines that it forked."""
+
+    peers: list[bytes]
+    signum: int
+
+
+# -- requests ---------------------------------------------------------------------------------
+
+
+class ClearNamespace(Part, tag="clear"):
+    """Reset the engine's namespace."""
+
+
+class SendSignal(Part, tag="signal"):
+    """Send a signal to the engine's process; works whatever its main thread does."""
+
+    signum: int
+
+
+class StopEngine(Part, tag="stop"):
+    """Leave the cluster and exit."""
+
+
+class PingEngine(Part, tag="ping"):
+    """Answer, to show that the second thread lives."""
+
+
+ControlAction: TypeAlias = ClearNamespace | SendSignal | StopEngine | PingEngine
+
+
+class Control(Message, tag="Control"):
+    """A client asks something of engines that must work while they are busy.
+
+    The controller sends an `EngineControl` to each of the targets and forwards each answer. An unknown
+    engine is answered by the controller.
+    """
+
+    request: int
+    targets: list[int]
+    action: ControlAction
+
+
+class EngineControl(Message, tag="EngineControl"):
+    """One engine's part of a `Control`, over CONTROL."""
+
+    client: bytes
+    request: int
+    action: ControlAction
+
+
+class ControlReply(Message, tag="ControlReply"):
+    """One engine's answer. `error` is None where it worked. Forwarded to the client as it is."""
+
+    client: bytes
+    request: int
+    engine: int
+    error: ErrorInfo | None = None
+
+
+class QueueStatus(Part, tag="queue_status"):
+    """Per engine: numbers of queued and completed tasks, or their msg_ids if `verbose`."""
+
+    targets: list[int] | None = None
+    verbose: bool = False
+
+
+class FetchResults(Part, tag="fetch_results"):
+    """The records of tasks, with their results unless `status_only`.
+
+    The reply's content maps each msg_id to its record or null for an unknown one; the frames of a
+    completed task's result come in the order of `msg_ids`.
+    """
+
+    msg_ids: list[str]
+    status_only: bool = False
+
+
+class TaskHistory(Part, tag="history"):
+    """All msg_ids in the database, in the order of submission."""
+
+
+class FindRecords(Part, tag="db_query"):
+    """Records that match a query in the database's query language; `query` is msgpack."""
+
+    query: bytes
+    keys: list[str] | None = None
+
+
+class PurgeRecords(Part, tag="purge"):
+    """Drop completed records: those of `msg_ids`, of the tasks of `engine_ids`, or all."""
+
+    msg_ids: list[str] | None = None
+    engine_ids: list[int] | None = None
+
+
+class ShutdownCluster(Part, tag="shutdown"):
+    """Stop engines (all if `targets` is None); with `hub`, the controller too."""
+
+    targets: list[int] | None = None
+    hub: bool = False
+
+
+Question: TypeAlias = (
+    QueueStatus | FetchResults | TaskHistory | FindRecords | PurgeRecords | ShutdownCluster
+)
+
+
+class Request(Message, tag="Request"):
+    """A client asks the hub."""
+
+    request: int
+    question: Question
+
+
+class Reply(Message, tag="Reply"):
+    """The hub's answer: msgpack in `content`, or an error. Frames: as the question says."""
+
+    request: int
+    content: bytes = b""
+    error: ErrorInfo | None = None
+
+
+AnyMessage: TypeAlias = (
+    Hello
+    | Attach
+    | Welcome
+    | Refused
+    | Goodbye
+    | Probe
+    | Closing
+    | Submit
+    | RunTasks
+    | Results
+    | Recall
+    | Recalled
+    | Cancel
+    | DropTasks
+    | Output
+    | EnginesChanged
+    | EngineExited
+    | SignalEngines
+    | Control
+    | EngineControl
+    | ControlReply
+    | Request
+    | Reply
+)
