@@ -75,7 +75,7 @@ def decode(header: Frame) -> AnyMessage:
         ProtocolError: if it is not one, or has fields that contradict one another.
     """
     try:
-        message = _decoder.decode(header)  # type: ignore[arg-type]
+        message = _decoder.decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not a message of this protocol: {error}") from None
     check = _CHECKS.get(type(message))
@@ -91,7 +91,7 @@ def decode_part(data: Frame, kind: type[T]) -> T:
         ProtocolError: if it is not one of that kind.
     """
     try:
-        return msgspec.msgpack.decode(data, type=kind)  # type: ignore[arg-type]
+        return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not a {kind.__name__}: {error}") from None
 
@@ -153,6 +153,11 @@ def _require(condition: bool, complaint: str) -> None:
 
 def _check_peer(peer: bytes, what: str = "peer id") -> None:
     _require(len(peer) == PEER_ID_BYTES, f"a {what} of {len(peer)} bytes")
+
+
+def _check_peers(peers: Sequence[bytes]) -> None:
+    for peer in peers:
+        _check_peer(peer)
 
 
 def _check_range(first: int, count: int) -> None:
@@ -258,7 +263,7 @@ _CHECKS: dict[type[Message], Callable[[Any], None]] = {
     Welcome: lambda message: _check_engines(message.engines),
     EnginesChanged: lambda message: _check_engines(message.joined),
     EngineExited: lambda message: _check_peer(message.peer),
-    SignalEngines: lambda message: [_check_peer(peer) for peer in message.peers] and None,
+    SignalEngines: lambda message: _check_peers(message.peers),
     EngineControl: lambda message: _check_peer(message.client),
     ControlReply: lambda message: _check_peer(message.client),
 }

@@ -55,7 +55,13 @@ def read_uint32(column: bytes) -> Sequence[int]:
     Raises:
         ProtocolError: if the column is not a multiple of 4 bytes long.
     """
-    return cast("Sequence[int]", _read(column, "I", 4))
+    if len(column) % 4:
+        raise ProtocolError(f"a column of {len(column)} bytes is no multiple of 4")
+    if _BIG_ENDIAN:
+        values = array("I", column)
+        values.byteswap()
+        return values
+    return cast("Sequence[int]", memoryview(column).cast("I"))
 
 
 def read_float64(column: bytes) -> Sequence[float]:
@@ -64,17 +70,13 @@ def read_float64(column: bytes) -> Sequence[float]:
     Raises:
         ProtocolError: if the column is not a multiple of 8 bytes long.
     """
-    return cast("Sequence[float]", _read(column, "d", 8))
-
-
-def _read(column: bytes, code: str, width: int) -> memoryview | array[int] | array[float]:
-    if len(column) % width:
-        raise ProtocolError(f"a column of {len(column)} bytes is no multiple of {width}")
+    if len(column) % 8:
+        raise ProtocolError(f"a column of {len(column)} bytes is no multiple of 8")
     if _BIG_ENDIAN:
-        values = array(code, column)
+        values = array("d", column)
         values.byteswap()
         return values
-    return memoryview(column).cast(code)
+    return cast("Sequence[float]", memoryview(column).cast("d"))
 
 
 class PayloadWriter:
