@@ -1,0 +1,156 @@
+"""The classes of errors that the system itself makes, and the bases of all.
+
+What lives here: the hierarchy but for what comes from user code (`remote`). What must not: functions that
+make, convert or collect errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
+
+RemoteInfo: TypeAlias = dict[str, Any]
+"""Where an error happened: keys ``engine_id`` (int), ``engine_uuid`` (str), ``method`` (str)."""
+
+
+class IPythonError(Exception):
+    """Base of every error of the system."""
+
+
+class ProtocolError(IPythonError):
+    """Bytes that are not what the protocol says: the other side's fault, or a stranger's."""
+
+
+class ClientClosed(IPythonError):
+    """The client was closed, or its connection is gone for good."""
+
+    def __str__(self) -> str:
+        return super().__str__() or "this client is closed; make a new one: rc = ipf.Client()"
+
+
+class ConnectionFileError(IPythonError, OSError):
+    """A connection file cannot be used; the message says why and what to do."""
+
+
+class ConnectionFileMissing(ConnectionFileError, FileNotFoundError):
+    """There is no such file: no cluster is running under this name."""
+
+
+class ConnectionFileUnreadable(ConnectionFileError):
+    """The file is there and its content cannot be had."""
+
+
+class ConnectionFilePermission(ConnectionFileUnreadable, PermissionError):
+    """The file may not be read, or may be read or written by too many."""
+
+
+class ConnectionFileInvalid(ConnectionFileUnreadable, ValueError):
+    """The content is no connection file's: not JSON, or fields missing or of the wrong type."""
+
+
+class ConnectionFileVersion(ConnectionFileError):
+    """The file was written by a release that speaks another protocol."""
+
+
+class ConnectionFileStale(ConnectionFileError):
+    """The controller that wrote the file is gone."""
+
+
+class ConnectionFileUnreachable(ConnectionFileError):
+    """The controller does not listen for connections from this host."""
+
+
+class KernelError(IPythonError):
+    """Base of the errors that the work on engines may end in.
+
+    Attributes:
+        engine_info: where it happened; None where no engine has to do with it.
+    """
+
+    default_text: ClassVar[str] = ""
+    engine_info: RemoteInfo | None = None
+
+    def __str__(self) -> str:
+        return super().__str__() or self.default_text
+
+
+class EngineError(KernelError):
+    """An engine died or was lost while it had the task."""
+
+    default_text = (
+        "the engine died while it had this task; its log says more. "
+        "A balanced view runs such tasks again elsewhere if you set view.retries"
+    )
+
+
+class NoEnginesRegistered(KernelError):
+    """There is no engine to run on."""
+
+    default_text = (
+        "no engines are registered with this controller: engines may still be starting "
+        "(rc.wait_for_engines(n) waits for them), or none were started: run `ipengine -n 4`, "
+        "or `ipcluster start -n 4` for a whole cluster"
+    )
+
+
+class TaskAborted(KernelError):
+    """The task was cancelled before it started, or work before it in a queue failed."""
+
+    default_text = (
+        "the task was aborted before it started: it was cancelled, "
+        "or an execute before it in the engine's queue failed"
+    )
+
+
+class TaskTimeout(KernelError):
+    """The task did not end in the time that it was given."""
+
+    default_text = "the task did not end in the time that it was given"
+
+
+class TaskRejectError(KernelError):
+    """An engine declined a task; the scheduler places it elsewhere."""
+
+    default_text = "the engine declined the task"
+
+
+class UnmetDependency(KernelError):
+    """A dependency of the task is not met on this engine."""
+
+    default_text = "a dependency of the task is not met on this engine"
+
+
+class ImpossibleDependency(UnmetDependency):
+    """A dependency of the task can never be met."""
+
+    default_text = "a dependency of the task can never be met: a task that it needs failed"
+
+
+class DependencyTimeout(ImpossibleDependency):
+    """The dependencies of the task were not met in time."""
+
+    default_text = "the dependencies of the task were not met in time"
+
+
+class InvalidDependency(ImpossibleDependency):
+    """A dependency of the task names a task that nobody knows."""
+
+    default_text = "a dependency of the task names a task that this cluster does not know"
+
+
+OWN_ERRORS: dict[str, Callable[[str], KernelError]] = {
+    kind.__name__: kind
+    for kind in (
+        KernelError,
+        EngineError,
+        NoEnginesRegistered,
+        TaskAborted,
+        TaskTimeout,
+        TaskRejectError,
+        UnmetDependency,
+        ImpossibleDependency,
+        DependencyTimeout,
+        InvalidDependency,
+    )
+}
+"""The classes that `ErrorInfo.ename` may name where `ErrorInfo.own` is set."""
