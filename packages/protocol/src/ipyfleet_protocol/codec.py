@@ -1,12 +1,13 @@
 """Messages to frames and back, with every check that a receiver needs.
 
-What lives here: `encode`, `decode` and `split`. What must not: pickling (nothing here, and so nothing
-in the controller, ever unpickles), sockets, knowledge of who may send what (`table.py`).
+What lives here: `encode`, `decode` and `split`. What must not: pickling (nothing here, and so
+nothing in the controller, ever unpickles), sockets, knowledge of who may send what (`table.py`).
 
-Whatever the input, these functions return a checked message or raise `ProtocolError`; they allocate no
-more than a small multiple of the input's size. After `decode` and `split` a receiver may rely on:
-columns as long as they should be and of plausible content, a packed frame as long as its sizes say, as
-many frames as the header announces, peer ids of 16 bytes, counts and sequence numbers in range.
+Whatever the input, these functions return a checked message or raise `ProtocolError`; they allocate
+no more than a small multiple of the input's size. After `decode` and `split` a receiver may rely
+on: columns as long as they should be and of plausible content, a packed frame as long as its sizes
+say, as many frames as the header announces, peer ids of 16 bytes, counts and sequence numbers in
+range.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def _check_submit(message: Submit) -> None:
         _check_function(group.function)
         _require(
             (group.function is None) == (options.method == "execute"),
-            f"a group with method {options.method} and {group.function and 'a' or 'no'} function",
+            f"a group with method {options.method} and {'a' if group.function else 'no'} function",
         )
         if options.placement == "direct":
             _require(
@@ -216,7 +217,7 @@ def _check_results(message: Results) -> None:
     for piece in message.slices:
         count = piece.count
         _check_range(piece.first, count)
-        _require(-1 <= piece.ordinal < MAX_SEQ and piece.attempt >= 0, "ordinal or attempt")
+        _require(piece.attempt >= 0 and -1 <= piece.ordinal < MAX_SEQ, "ordinal or attempt")
         _require(len(piece.status) == count, "status of the wrong length")
         _require(not piece.status.strip(b"\0\1\2"), "an unknown status")
         _require(len(piece.started) == 8 * count, "started of the wrong length")

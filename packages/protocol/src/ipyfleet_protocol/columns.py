@@ -1,9 +1,9 @@
 """The payload of many tasks as a few frames, and back.
 
-What lives here: `PayloadWriter`, which packs the pickles and buffers of tasks one after the other into
-`messages.Columns` and frames; `Payloads`, which finds one task's part in them, or a run of tasks'
-part, without copying. What must not: pickling, sockets, shared memory (a writer is handed buffers
-that have been placed already).
+What lives here: `PayloadWriter`, which packs the pickles and buffers of tasks one after the other
+into `messages.Columns` and frames; `Payloads`, which finds one task's part in them, or a run of
+tasks' part, without copying. What must not: pickling, sockets, shared memory (a writer is handed
+buffers that have been placed already).
 
 A frame is anything with a length and the buffer protocol: bytes, memoryview, `zmq.Frame`.
 """
@@ -138,7 +138,7 @@ class PayloadWriter:
             self._buffer_counts.extend([0] * len(pickles))
 
     def finish(self) -> tuple[Columns, list[Frame]]:
-        """Return the columns and the frames ``[packed, buffer, …]``; the writer must not be used again."""
+        """Return the columns and the frames ``[packed, buffer, …]``; the writer is used up."""
         counts = self._buffer_counts
         columns = Columns(
             sizes=uint32_column(self._sizes) if _BIG_ENDIAN else self._sizes.tobytes(),
@@ -206,7 +206,7 @@ class Payloads:
         return self.columns.blobs[first:end] if self.columns.blobs else bytes(end - first)
 
     def part(self, start: int, stop: int) -> tuple[Columns, list[Frame]]:
-        """Return columns and frames of payloads ``start … stop-1``; payload bytes are not copied."""
+        """Return columns and frames of payloads ``start … stop-1``; no payload is copied."""
         if start == 0 and stop == len(self):
             return self.columns, [self.packed, *self.buffers]
         columns = Columns(sizes=self.columns.sizes[4 * start : 4 * stop])

@@ -7,8 +7,8 @@ is the one door to the system's randomness).
 A **peer** (client, agent, engine) chooses its `PeerId`, 16 random bytes, once and keeps it across
 reconnects. It talks to the controller's one ROUTER through one or more **channels**, each a DEALER
 of its own whose `RoutingId` is the peer id followed by one byte that names the channel. An
-**engine id** is the small integer that users see. A **task** is `(client's PeerId, seq)`; its public
-``msg_id`` is a string made of both on demand.
+**engine id** is the small integer that users see. A **task** is `(client's PeerId, seq)`; its
+public ``msg_id`` is a string made of both on demand.
 """
 
 from __future__ import annotations

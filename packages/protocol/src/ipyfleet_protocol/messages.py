@@ -73,7 +73,10 @@ OutputKind: TypeAlias = Literal[
 
 
 class Part(msgspec.Struct, array_like=True, forbid_unknown_fields=False):
-    """Base of the parts of messages. Fields are positional; new ones go to the end, with a default."""
+    """Base of the parts of messages.
+
+    Fields are positional on the wire; a new one goes to the end and has a default.
+    """
 
 
 class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=False):
@@ -88,7 +91,8 @@ class Columns(Part):
 
     Attributes:
         sizes: uint32, little-endian, one per payload: bytes of its pickle in the packed frame.
-        buffer_counts: uint32 each: number of buffer frames of each payload; empty for "none at all".
+        buffer_counts: uint32 each: number of buffer frames of each payload; empty for "none at
+            all".
         blobs: one byte per buffer frame, 1 where the frame is a `BlobHandle`; empty for "none".
     """
 
@@ -114,8 +118,8 @@ class Function(Part):
             be told from a fresh copy for each task (mutable defaults or closure cells).
         self_name: the global name under which the function calls itself, or "". The engine plants
             the function there while it runs, unless the namespace has the name.
-        frames: number of frames in this message that hold it (the pickle, then its buffers); 0 where the
-            receiver has it already.
+        frames: number of frames in this message that hold it (the pickle, then its buffers); 0
+            where the receiver has it already.
     """
 
     digest: bytes
@@ -152,7 +156,7 @@ class Options(Part):
 
 
 class Group(Part):
-    """Tasks ``first … first+count-1`` of the client that sends it. `function` is None for `execute`."""
+    """Tasks ``first … first+count-1`` of its sender; `function` is None for `execute`."""
 
     first: int
     count: int
@@ -192,10 +196,10 @@ class ResultSlice(Part):
     Attributes:
         first, count, attempt, ordinal: as in `TaskSlice`.
         status: one byte per task: `OK`, `FAILED`, `ABORTED`.
-        started, completed: float64 little-endian per task: seconds since the epoch, the engine's clock. NaN
-            for a task that never ran.
-        outputs: uint32 each: number of output items that each task has published; empty for "none at
-            all". Tells the client when it has all of a task's output.
+        started, completed: float64 little-endian per task: seconds since the epoch, the engine's
+            clock. NaN for a task that never ran.
+        outputs: uint32 each: number of output items that each task has published; empty for "none
+            at all". Tells the client when it has all of a task's output.
         columns: where the payloads are.
     """
 
@@ -245,9 +249,11 @@ class OutputItem(Part):
         index: 0 for the first item of this task, and so on without a gap; also the order to show.
         kind: as Jupyter's message types; `stdout` and `stderr` instead of `stream`; `data` is what
             `publish_data` sends (a pickle in one buffer frame).
-        content: the msgpack of the Jupyter message's content; for `stdout` and `stderr` the text in UTF-8.
+        content: the msgpack of the Jupyter message's content; for `stdout` and `stderr` the text in
+            UTF-8.
         buffers: number of frames of this message that belong to the item.
-        dropped_bytes: output of this task that was dropped before this item because a bound was hit.
+        dropped_bytes: output of this task that was dropped before this item because a bound was
+            hit.
     """
 
     seq: int
@@ -291,7 +297,8 @@ class Hello(Message, tag="Hello"):
     Attributes:
         version: the sender's `PROTOCOL_VERSION`.
         role, peer: what the peer is, and its id.
-        instance: the cluster instance (16 bytes) that the sender believes it talks to; from its connection file.
+        instance: the cluster instance (16 bytes) that the sender believes it talks to; from its
+            connection file.
         host, hostname, pid: where it runs.
         python: e.g. "3.11"; release: the sender's ipyfleet version.
         agent: for an engine: the peer id of the agent that forked it, or empty.
@@ -341,7 +348,7 @@ class Goodbye(Message, tag="Goodbye"):
 
 
 class Probe(Message, tag="Probe"):
-    """Controller to any peer: nothing to do. That it can be sent is what the controller wants to know."""
+    """Controller to any peer: nothing to do; all it asks is whether it can be sent."""
 
 
 class Closing(Message, tag="Closing"):
@@ -386,7 +393,7 @@ class Recall(Message, tag="Recall"):
 
 
 class Recalled(Message, tag="Recalled"):
-    """An engine gives back the tasks ``first … last`` (ordinals, last included): it will not run them.
+    """An engine gives back tasks ``first … last`` (ordinals): it will not run them.
 
     The answer to every `Recall`; ``first > last`` for "none".
     """
@@ -402,15 +409,18 @@ class Cancel(Message, tag="Cancel"):
 
 
 class DropTasks(Message, tag="DropTasks"):
-    """The controller to an engine, over CONTROL: the queued tasks of `ranges` are to end as `ABORTED`."""
+    """Controller to engine, over CONTROL: queued tasks of `ranges` are to end `ABORTED`."""
 
     client: bytes
     ranges: list[SeqRange]
 
 
 class Output(Message, tag="Output"):
-    """Output of tasks of one client; from an engine over OUTPUT, or over TASK right before the results
-    that it belongs to. Forwarded to the client as it is. Frames: the buffers of each item in turn."""
+    """Output of tasks of one client. Frames: the buffers of each item in turn.
+
+    From an engine over OUTPUT, or over TASK right before the results that it belongs to. Forwarded
+    to the client as it is.
+    """
 
     client: bytes
     engine: int
@@ -475,8 +485,8 @@ ControlAction: TypeAlias = ClearNamespace | SendSignal | StopEngine | PingEngine
 class Control(Message, tag="Control"):
     """A client asks something of engines that must work while they are busy.
 
-    The controller sends an `EngineControl` to each of the targets and forwards each answer. An unknown
-    engine is answered by the controller.
+    The controller sends an `EngineControl` to each of the targets and forwards each answer. An
+    unknown engine is answered by the controller.
     """
 
     request: int
