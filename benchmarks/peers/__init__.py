@@ -1,0 +1,31 @@
+"""The systems that are compared, in the order of the table's columns.
+
+A file here that is named in :data:`NAMES` defines ``PEER``, its :class:`~benchmarks.peers.base.Peer`.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from benchmarks.peers.base import Peer
+
+OURS = "ipyfleet"
+"""The peer whose ratios to the others are shown."""
+REFERENCE = "ipyparallel"
+"""The system that ours succeeds."""
+
+NAMES = (
+    OURS,
+    REFERENCE,
+    "concurrent_futures",
+    "multiprocessing_pool",
+    "joblib_loky",
+    "dask",
+    "ray",
+)
+
+
+def load_peer(name: str) -> type[Peer]:
+    """Return the class of a peer; the system itself is not imported yet."""
+    peer: type[Peer] = importlib.import_module(f"benchmarks.peers.{name}").PEER
+    return peer

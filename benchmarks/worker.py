@@ -1,0 +1,108 @@
+"""The process in which one peer is started, measured once for each figure, and stopped.
+
+Run by :mod:`benchmarks.driver` as ``python -m benchmarks.worker SPEC``; it reports on a pipe, one
+JSON object per line (:class:`Reporter`). Its imports are few until the peer has given its first
+result: what is imported here already is not on the peer's clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from typing import Any
+
+from benchmarks.peers import load_peer
+from benchmarks.peers.base import NotOffered, Peer
+from benchmarks.processes import TOKEN_VARIABLE
+from benchmarks.sizes import Sizes
+
+
+class Reporter:
+    """Writes the lines that the driver reads.
+
+    ``{"begin": key}`` before each figure (the driver's timeout counts from line to line);
+    ``{"end": key, "status": …, …}`` after it, with ``value`` and ``count``, or ``detail``;
+    ``{"stopped": true}`` when the peer has been shut down.
+    """
+
+    def __init__(self, pipe: int) -> None:
+        """Take over the file descriptor ``pipe``."""
+        # The peer's processes must not keep the driver's pipe open.
+        os.set_inheritable(pipe, False)
+        self._file = os.fdopen(pipe, "w", buffering=1)
+
+    def begin(self, key: str) -> None:
+        """A figure is being measured."""
+        self._write({"begin": key})
+
+    def value(self, key: str, value: float, count: int | None) -> None:
+        """A figure has been measured."""
+        self._write({"end": key, "status": "ok", "value": value, "count": count})
+
+    def not_offered(self, key: str) -> None:
+        """The peer has no such notion."""
+        self._write({"end": key, "status": "not offered"})
+
+    def failed(self, key: str, error: Exception) -> None:
+        """The peer raised; the traceback goes to the log."""
+        traceback.print_exception(error)
+        detail = f"{type(error).__name__}: {error}".splitlines()[0]
+        self._write({"end": key, "status": "failed", "detail": detail})
+
+    def stopped(self) -> None:
+        """All is done."""
+        self._write({"stopped": True})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+
+
+def main() -> int:
+    """Measure what the specification in ``argv[1]`` says; return an exit code."""
+    spec = json.loads(sys.argv[1])
+    sizes = Sizes(**spec["sizes"])
+    report = Reporter(spec["pipe"])
+    peer_class = load_peer(spec["peer"])
+
+    report.begin("first_result")
+    start = time.perf_counter()
+    peer = peer_class()
+    try:
+        peer.start(sizes.workers)
+        peer.call()
+    except Exception as error:  # whatever the peer raises is its result
+        report.failed("first_result", error)
+        return 1
+    first_result_s = time.perf_counter() - start
+
+    measure_all(peer, spec["figures"], sizes, first_result_s, report)
+    peer.stop()
+    report.stopped()
+    return 0
+
+
+def measure_all(
+    peer: Peer, keys: list[str], sizes: Sizes, first_result_s: float, report: Reporter
+) -> None:
+    """Measure the figures ``keys`` one after the other; one that fails leaves the others be."""
+    from benchmarks.figures import BY_KEY
+    from benchmarks.figures.base import Session
+
+    session = Session(peer, sizes, os.environ[TOKEN_VARIABLE], first_result_s)
+    for key in keys:
+        report.begin(key)
+        try:
+            sample = BY_KEY[key].measure(session)
+        except NotOffered:
+            report.not_offered(key)
+        except Exception as error:  # whatever the peer raises is its result
+            report.failed(key, error)
+        else:
+            report.value(key, sample.value, sample.count)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
