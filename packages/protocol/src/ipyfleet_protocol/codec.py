@@ -234,7 +234,7 @@ def _check_hello(message: Hello) -> None:
 def _check_output(message: Output) -> None:
     _check_peer(message.client)
     for item in message.items:
-        _require(0 <= item.seq < MAX_SEQ and 0 <= item.index, "seq or index out of range")
+        _require(0 <= item.seq < MAX_SEQ and item.index >= 0, "seq or index out of range")
         _require(0 <= item.buffers < 1 << 20, f"an item of {item.buffers} buffers")
 
 
