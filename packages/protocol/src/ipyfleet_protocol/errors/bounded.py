@@ -1,7 +1,7 @@
 """Text that fits: any object's text, of bounded size and always encodable.
 
-What lives here: the three functions that make an error's name, text and traceback safe to put into a
-message, whatever the exception does. What must not: knowledge of messages or errors.
+What lives here: the three functions that make an error's name, text and traceback safe to put into
+a message, whatever the exception does. What must not: knowledge of messages or errors.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def shorten(text: str, max_bytes: int = TEXT_MAX_BYTES) -> str:
 def shorten_lines(lines: Iterable[str], max_bytes: int = TEXT_MAX_BYTES) -> list[str]:
     """Return the lines, without some of the middle if they are too long together.
 
-    Three quarters of what is kept come from the end: that is where a traceback says what happened. A
-    single line gets at most a quarter of `max_bytes`. Each line counts one byte more than it has.
+    Three quarters of what is kept come from the end: that is where a traceback says what happened.
+    A single line gets at most a quarter of `max_bytes`. Each line counts one byte more than it has.
     """
     kept = [shorten(safe_text(line), max_bytes // 4) for line in lines]
     sizes = [len(line.encode()) + 1 for line in kept]

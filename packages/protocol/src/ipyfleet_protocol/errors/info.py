@@ -1,6 +1,7 @@
 """Errors as data: from an exception on an engine to an exception on a client.
 
-What lives here: the conversions. What must not: the controller's code path; `error_from_info` unpickles.
+What lives here: the conversions. What must not: the controller's code path; `error_from_info`
+unpickles.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def info_from_exception(
 ) -> ErrorInfo:
     """Return an exception as data. Works for every exception, however broken.
 
-    Texts are shortened to `TEXT_MAX_BYTES`, and say so; an exception whose pickle is larger than that, or
-    that cannot be pickled, is left out of the result (``cause=b""``).
+    Texts are shortened to `TEXT_MAX_BYTES`, and say so; an exception whose pickle is larger than
+    that, or that cannot be pickled, is left out of the result (``cause=b""``).
 
     Args:
         exc: what user code raised.
@@ -46,8 +47,8 @@ def info_from_exception(
 def error_from_info(info: ErrorInfo) -> KernelError:
     """Return the exception that an `ErrorInfo` describes, to be raised by a client.
 
-    A class of this module for what the system itself says, else a `RemoteError` whose ``__cause__`` is the
-    original exception if that can be unpickled. Unpickles: for clients only.
+    A class of this module for what the system itself says, else a `RemoteError` whose ``__cause__``
+    is the original exception if that can be unpickled. Unpickles: for clients only.
     """
     where = _engine_info(info)
     kind = OWN_ERRORS.get(info.ename) if info.own else None

@@ -1,7 +1,7 @@
 """The classes of errors that the system itself makes, and the bases of all.
 
-What lives here: the hierarchy but for what comes from user code (`remote`). What must not: functions that
-make, convert or collect errors.
+What lives here: the hierarchy but for what comes from user code (`remote`). What must not:
+functions that make, convert or collect errors.
 """
 
 from __future__ import annotations

@@ -114,7 +114,8 @@ class CompositeError(RemoteError, ExceptionGroup[RemoteError]):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.msg, list(self.exceptions)), self.__dict__
 
-    # typeshed's signature lets a group be derived of anything; what `split` passes are some of ours.
+    # typeshed's signature lets a group be derived of anything; what `split` passes are some of
+    # ours.
     def derive(self, excs: Sequence[Any]) -> CompositeError:  # type: ignore[override]
         """Return a group of some of the errors; what `split` and ``except*`` call."""
         return CompositeError(self.msg, excs)
@@ -199,8 +200,8 @@ def collect_exceptions(
 ) -> list[Any]:
     """Return the results, or raise all the errors among them as one.
 
-    Only errors of this module's classes count as errors: an exception object of any other class is a value
-    that a task returned. Composite errors among the results are flattened.
+    Only errors of this module's classes count as errors: an exception object of any other class is
+    a value that a task returned. Composite errors among the results are flattened.
 
     Args:
         results_or_exceptions: results and errors; of a mapping the values.

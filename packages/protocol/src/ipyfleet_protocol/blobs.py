@@ -1,0 +1,368 @@
+"""Large buffers in the shared memory of one host.
+
+What lives here: `BlobStore`, with which a peer writes buffers and later frees them, and the
+functions that map, remove and sweep. What must not: messages' transport, knowledge of tasks,
+pickling.
+
+Theory of operation
+-------------------
+A buffer of `BLOB_MIN_BYTES` or more whose receiver is on the same host is written once, as a file
+of the cluster's blob directory on ``/dev/shm``, and travels as a `messages.BlobHandle`. Any number
+of receivers map the file privately: no copy on arrival, writable, and what one writes no other
+sees. When the file's name is removed the pages stay for as long as somebody maps them.
+
+* **Never a SIGBUS.** A writer that maps and then touches pages dies when shared memory is full.
+  This one uses ``write``, for which a full file system is an error like any other. A file is
+  complete before its handle is given out and is never changed or truncated afterwards.
+* **Never an error for want of memory.** `BlobStore.put` returns None when the budget is used up,
+  when there is no space or no ``/dev/shm``; the caller then sends the buffer in the message.
+* **Nobody else's files.** The directory has rights 0700 and must be ours and no link; names are
+  checked by pattern and opened relative to the directory, not through links; the size must be what
+  the handle says.
+* **After a crash.** Files are named for their owner, so that its agent, or the controller, can
+  remove what a dead owner left (`sweep_blobs`); the whole directory goes when the cluster stops
+  (`remove_blob_dir`).
+* **After a fork** a child's copy of a store is inert: it puts nothing and removes nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import re
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import PickleBuffer
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from .errors import ProtocolError
+from .ids import PEER_ID_BYTES
+from .messages import BlobHandle
+
+if TYPE_CHECKING:
+    from .ids import PeerId
+
+BLOB_MIN_BYTES = 256 * 1024
+"""Smaller buffers travel in the message: a file of its own costs more than the copy."""
+
+FREE_SHARE = 0.8
+"""The share of what is free that a single blob may take."""
+
+_NAME = re.compile(rf"[0-9a-f]{{{2 * PEER_ID_BYTES}}}-[0-9]{{1,18}}")
+_WRITE_MAX_BYTES = 1 << 30
+"""Linux writes at most 2 GiB at once."""
+
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+_SUPPORTED = os.open in os.supports_dir_fd and os.unlink in os.supports_dir_fd
+
+_mappings: WeakSet[mmap.mmap] = WeakSet()
+
+
+class BlobStore:
+    """The blobs of one owner: what it has written and not yet freed. Thread-safe.
+
+    Attributes:
+        directory: the cluster's blob directory; made by the first `put`.
+        owner: whose blobs these are.
+        budget_bytes: how much may be held at once; None for half of the file system's size.
+    """
+
+    def __init__(self, directory: Path, owner: PeerId, budget_bytes: int | None = None) -> None:
+        self.directory = directory
+        self.owner = owner
+        self.budget_bytes = budget_bytes
+        self._lock = threading.Lock()
+        self._sizes: dict[str, int] = {}
+        self._reserved_bytes = 0
+        self._next = 0
+        self._pid = os.getpid()
+        self._closed = False
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the blobs that are held, and of those that are being written."""
+        return self._reserved_bytes
+
+    def put(self, buffer: Any) -> BlobHandle | None:
+        """Write a buffer to shared memory.
+
+        Args:
+            buffer: any contiguous object with the buffer protocol, of any format and shape.
+
+        Returns:
+            Its handle; None if it does not fit, there is no shared memory, the store is closed or
+            belongs to the process that this one was forked from. Nothing is left behind then.
+
+        Raises:
+            BufferError: if the buffer is not contiguous.
+        """
+        with PickleBuffer(buffer).raw() as view:
+            name = self._reserve(view.nbytes)
+            if name is None:
+                return None
+            try:
+                written = self._write(name, view)
+            except BaseException:
+                # Only an interrupt gets here (Ctrl-C during a large write).
+                self._forget(name)
+                self._unlink(name)
+                raise
+            if not written:
+                self._forget(name)
+                return None
+            with self._lock:
+                closed = self._closed
+            if closed:
+                # `close` ran while this thread was writing and could not know of the file.
+                self._unlink(name)
+                return None
+            return BlobHandle(name, view.nbytes)
+
+    def release(self, handle: BlobHandle) -> None:
+        """Free a blob that `put` returned. What others have mapped stays theirs. Idempotent."""
+        if os.getpid() == self._pid and self._forget(handle.name):
+            self._unlink(handle.name)
+
+    def close(self) -> None:
+        """Free all blobs; `put` returns None from now on. Removes the directory if nobody else
+        uses it.
+        """
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            self._closed = True
+            names = list(self._sizes)
+            self._sizes.clear()
+            self._reserved_bytes = 0
+        for name in names:
+            self._unlink(name)
+        try:
+            self.directory.rmdir()
+        except OSError:
+            # Others' blobs are in it, or it was never made. Whoever stops the cluster removes it.
+            return
+
+    def __enter__(self) -> BlobStore:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _reserve(self, size: int) -> str | None:
+        """Take the bytes from the budget and return the name of the blob; None if that cannot
+        be.
+        """
+        # In a forked child the lock may be held for ever by a thread that did not come along.
+        if os.getpid() != self._pid or not _SUPPORTED or not size:
+            return None
+        try:
+            space = os.statvfs(self.directory.parent)
+        except OSError:
+            return None
+        budget = self.budget_bytes
+        if budget is None:
+            budget = space.f_blocks * space.f_frsize // 2
+        if size > space.f_bavail * space.f_frsize * FREE_SHARE:
+            return None
+        with self._lock:
+            if self._closed or self._reserved_bytes + size > budget:
+                return None
+            name = f"{self.owner.hex()}-{self._next}"
+            self._next += 1
+            self._sizes[name] = size
+            self._reserved_bytes += size
+            return name
+
+    def _forget(self, name: str) -> bool:
+        with self._lock:
+            size = self._sizes.pop(name, None)
+            if size is None:
+                return False
+            self._reserved_bytes -= size
+            return True
+
+    def _write(self, name: str, view: memoryview) -> bool:
+        """Write the file; False, and no file, if the system does not let us."""
+        try:
+            fd = self._create(name)
+        except OSError:
+            return False
+        try:
+            position = 0
+            while position < view.nbytes:
+                position += os.write(fd, view[position : position + _WRITE_MAX_BYTES])
+        except OSError:
+            # ENOSPC most of all: statvfs told the truth a moment ago, and others write too.
+            self._unlink(name)
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def _create(self, name: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
+        for _ in range(4):
+            try:
+                with _open_directory(self.directory) as directory_fd:
+                    return os.open(name, flags, 0o600, dir_fd=directory_fd)
+            except FileNotFoundError:
+                # Nobody has made it yet, or a store that closed has just removed it.
+                try:
+                    os.mkdir(self.directory, 0o700)
+                except FileExistsError:
+                    continue
+        raise FileNotFoundError(errno.ENOENT, "the directory vanishes as fast as it is made")
+
+    def _unlink(self, name: str) -> None:
+        _unlink_names(self.directory, [name])
+
+
+def map_blob(directory: Path, handle: BlobHandle) -> memoryview:
+    """Return the content of a blob: writable, private to the caller, not copied.
+
+    The pages live as long as the view, or anything made of it, does. A process that holds very many
+    mappings gets a copy instead: each takes a file descriptor.
+
+    Raises:
+        ProtocolError: if the handle is none of ours (name, size), or the blob is gone.
+    """
+    if not _SUPPORTED:
+        raise ProtocolError("a blob arrived on a system that cannot map one")
+    if not _NAME.fullmatch(handle.name) or handle.size < 1:
+        raise ProtocolError(f"not a blob's handle: {handle.name[:80]!r} of {handle.size} bytes")
+    # O_NONBLOCK: opening a FIFO that somebody put there must not block.
+    flags = os.O_RDONLY | os.O_NONBLOCK | _NO_FOLLOW
+    try:
+        with _open_directory(directory) as directory_fd:
+            fd = os.open(handle.name, flags, dir_fd=directory_fd)
+    except OSError as error:
+        raise ProtocolError(f"blob {handle.name} cannot be had: {error.strerror}") from None
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise ProtocolError(f"blob {handle.name} is not a file of ours")
+        if found.st_size != handle.size:
+            raise ProtocolError(
+                f"blob {handle.name} has {found.st_size} bytes, its handle says {handle.size}"
+            )
+        return _map(fd, handle)
+    finally:
+        os.close(fd)
+
+
+def unlink_blob(directory: Path, handle: BlobHandle) -> None:
+    """Remove a blob's name, whoever owns it. Idempotent; who has mapped it keeps the pages.
+
+    Raises:
+        ProtocolError: if the name is not a blob's.
+    """
+    if not _NAME.fullmatch(handle.name):
+        raise ProtocolError(f"not a blob's handle: {handle.name[:80]!r}")
+    _unlink_names(directory, [handle.name])
+
+
+def sweep_blobs(directory: Path, owner: PeerId) -> int:
+    """Remove what a dead owner left; return how many blobs that were."""
+    return _unlink_names(directory, [n for n in _blob_names(directory) if _owner_of(n) == owner])
+
+
+def remove_blob_dir(directory: Path) -> None:
+    """Remove the directory of a cluster that has ended, with all blobs in it. Idempotent.
+
+    Files that are no blobs stay, and then the directory does.
+    """
+    _unlink_names(directory, _blob_names(directory))
+    try:
+        directory.rmdir()
+    except OSError:
+        return
+
+
+def _map(fd: int, handle: BlobHandle) -> memoryview:
+    if len(_mappings) >= _mappings_max():
+        return _read(fd, handle)
+    try:
+        mapping = mmap.mmap(fd, handle.size, access=mmap.ACCESS_COPY)
+    except ValueError:
+        raise ProtocolError(f"blob {handle.name} shrank") from None
+    except OSError:
+        # No descriptor or no room for one more mapping: reading needs neither.
+        return _read(fd, handle)
+    _mappings.add(mapping)
+    return memoryview(mapping)
+
+
+def _read(fd: int, handle: BlobHandle) -> memoryview:
+    content = bytearray(handle.size)
+    view = memoryview(content)
+    position = 0
+    while position < handle.size:
+        count = os.readv(fd, [view[position : position + _WRITE_MAX_BYTES]])
+        if not count:
+            raise ProtocolError(f"blob {handle.name} shrank")
+        position += count
+    return view
+
+
+def _mappings_max() -> int:
+    """Return how many mappings may hold a descriptor: a quarter of what the process may open."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 14 if limit == resource.RLIM_INFINITY else min(1 << 14, limit // 4)
+
+
+@contextmanager
+def _open_directory(directory: Path) -> Iterator[int]:
+    """Open the blob directory, if it is ours and private.
+
+    Raises:
+        OSError: if it is not, or not there.
+    """
+    fd = os.open(directory, os.O_RDONLY | _DIRECTORY | _NO_FOLLOW)
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise PermissionError(errno.EACCES, "the blob directory is not ours alone")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _blob_names(directory: Path) -> list[str]:
+    try:
+        with _open_directory(directory) as directory_fd:
+            return [name for name in os.listdir(directory_fd) if _NAME.fullmatch(name)]
+    except OSError:
+        return []
+
+
+def _unlink_names(directory: Path, names: list[str]) -> int:
+    """Remove files of the directory; return how many there were."""
+    count = 0
+    try:
+        with _open_directory(directory) as directory_fd:
+            for name in names:
+                try:
+                    os.unlink(name, dir_fd=directory_fd)
+                    count += 1
+                except FileNotFoundError:
+                    # Its owner, or who swept, was faster.
+                    continue
+    except OSError:
+        # No directory, or not ours: there is nothing of ours in it.
+        return count
+    return count
+
+
+def _owner_of(name: str) -> bytes:
+    return bytes.fromhex(name.partition("-")[0])
