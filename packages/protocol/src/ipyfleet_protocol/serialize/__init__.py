@@ -1,0 +1,37 @@
+"""Serialization of data and functions: pickle 5 with large data out of band.
+
+`pack` and `unpack` are for any object, `pack_call`, `pack_items` and `unpack_call` for the
+arguments of tasks, `pack_function` and `unpack_function` for the function of a group. Only
+peers that trust each other unpack what they send; the controller never does.
+"""
+
+from .failures import PackError, UnpackError
+from .frames import IN_BAND_MAX_BYTES, Packed, unpack
+from .functions import PackedFunction, pack_function, unpack_function
+from .packing import (
+    pack,
+    pack_call,
+    pack_items,
+    unpack_call,
+    use_cloudpickle,
+    use_dill,
+    use_pickle,
+)
+
+__all__ = [
+    "IN_BAND_MAX_BYTES",
+    "PackError",
+    "Packed",
+    "PackedFunction",
+    "UnpackError",
+    "pack",
+    "pack_call",
+    "pack_function",
+    "pack_items",
+    "unpack",
+    "unpack_call",
+    "unpack_function",
+    "use_cloudpickle",
+    "use_dill",
+    "use_pickle",
+]

@@ -1,0 +1,237 @@
+"""Packing of data: plain pickle where that does, the pickler by value where it does not.
+
+Theory of operation. ``pickle.dumps`` is tried first: it is ten times as fast as any pickler
+with hooks in Python. Its result stands unless
+
+- it raised: then the fallback pickler tries, and what that raises becomes a `PackError`;
+- it names ``__main__``, whose functions and classes the receiver does not have: fallback;
+- it met buffers that are large or read-only, or large bytes: pickled again so that they leave
+  the pickle. Callers that pass large bytes in plain sight are not made to pay twice.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable
+from pickle import PickleBuffer
+from typing import Any
+
+from .failures import PackError, describe_failure
+from .frames import (
+    BIG_BYTES,
+    IN_BAND_MAX_BYTES,
+    PROTOCOL,
+    BufferPickler,
+    Packed,
+    dump_with,
+    has_big_bytes,
+    unpack,
+)
+
+_ATOMS = frozenset((int, float, str, bool, complex, type(None)))
+_BYTES = frozenset((bytes, bytearray))
+_LOOK_INTO_MAX_ITEMS = 16
+
+# Of "__main__" and "__mp_main__".
+_MAIN = b"_main__"
+
+_dumps = pickle.dumps
+
+
+class _HasBuffers(Exception):
+    """Raised inside of pickle to leave it: these data need a pickler with hooks."""
+
+
+def _refuse_buffers(buffer: PickleBuffer) -> bool:
+    view = buffer.raw()
+    if view.readonly or view.nbytes >= IN_BAND_MAX_BYTES:
+        raise _HasBuffers
+    return True
+
+
+def pack(obj: Any, *, what: str = "value") -> Packed:
+    """Pickle one object.
+
+    Args:
+        obj: Anything that pickle takes, with functions and classes of ``__main__``.
+        what: What to call ``obj`` in the text of an error.
+
+    Raises:
+        PackError: It cannot be pickled; the text says which part of it, and what to do.
+    """
+    try:
+        return _pack(obj)
+    except Exception as error:
+        raise _failure(obj, what, error) from error
+
+
+def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    """Pickle the arguments of one call; `unpack_call` gives them back.
+
+    Raises:
+        PackError: As `pack`; the text names the argument.
+    """
+    try:
+        return _pack((args, kwargs))
+    except Exception as error:
+        raise _call_failure(args, kwargs, error) from error
+
+
+def pack_items(items: Iterable[tuple[Any, ...]]) -> list[Packed]:
+    """Pickle the positional arguments of many calls, each as ``pack_call(item, {})`` does.
+
+    Raises:
+        PackError: As `pack`; the text names the item and the argument.
+    """
+    packed = []
+    append = packed.append
+    no_kwargs: dict[str, Any] = {}
+    index = 0
+    item: tuple[Any, ...] = ()
+    try:
+        for index, item in enumerate(items):
+            append(_pack((item, no_kwargs)))
+    except Exception as error:
+        if index == len(packed) and isinstance(item, tuple) and _fails(item):
+            raise _call_failure(item, {}, error, f"items[{index}] ") from error
+        raise  # the iterable's own error
+    return packed
+
+
+def unpack_call(
+    pickle_frame: bytes | memoryview, buffers: Any = ()
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Rebuild ``(args, kwargs)`` of `pack_call` or `pack_items`.
+
+    Raises:
+        UnpackError: As `unpack`, also for a pickle of something else.
+    """
+    call = unpack(pickle_frame, buffers)
+    try:
+        args, kwargs = call
+        if type(args) is tuple and type(kwargs) is dict:
+            return args, kwargs
+    except (TypeError, ValueError):
+        pass  # not a pair: refused below like any other thing that is no call
+    from .failures import UnpackError
+
+    raise UnpackError(f"not the arguments of a call: {type(call).__name__}")
+
+
+def use_pickle() -> None:
+    """Go back to the default: functions see the namespace of where they run."""
+    _use(None)
+
+
+def use_cloudpickle() -> None:
+    """Send functions by cloudpickle's own rules: they bring the globals that they refer to."""
+    from .by_value import dump_capturing
+
+    _use(dump_capturing)
+
+
+def use_dill() -> None:
+    """Send what plain pickle cannot with dill.
+
+    Raises:
+        ImportError: dill is not installed; nothing was changed.
+    """
+    try:
+        from .with_dill import dump_with_dill
+    except ImportError as error:
+        raise ImportError(
+            "use_dill() needs dill here and on the engines: pip install dill"
+        ) from error
+    _use(dump_with_dill)
+
+
+def fallback_generation() -> int:
+    """Counts the switches of the pickler: what was packed under another one may differ."""
+    return _generation
+
+
+_fallback: Callable[[Any], Packed] | None = None
+_generation = 0
+
+
+def _use(fallback: Callable[[Any], Packed] | None) -> None:
+    global _fallback, _generation
+    _fallback = fallback
+    _generation += 1
+
+
+def dump_fallback(obj: Any) -> Packed:
+    """Pickle with the pickler that is chosen for what plain pickle cannot."""
+    if _fallback is not None:
+        return _fallback(obj)
+    from .by_value import dump_by_value
+
+    return dump_by_value(obj)
+
+
+def _pack(obj: Any) -> Packed:
+    # pack_items and pack_call come with (args, kwargs): atoms are the case to be quick for.
+    if _shows_big_bytes(obj):
+        return _pack_with_hooks(obj)
+    try:
+        data = _dumps(obj, PROTOCOL, buffer_callback=_refuse_buffers)
+    except _HasBuffers:
+        return _pack_with_hooks(obj)
+    except RecursionError:
+        raise
+    except Exception:
+        return dump_fallback(obj)
+    if _MAIN in data:
+        return dump_fallback(obj)
+    if len(data) >= BIG_BYTES and has_big_bytes(data):
+        return _pack_with_hooks(obj)
+    return Packed(data, [])
+
+
+def _pack_with_hooks(obj: Any) -> Packed:
+    try:
+        packed = dump_with(BufferPickler, obj)
+    except RecursionError:
+        raise
+    except Exception:
+        return dump_fallback(obj)
+    return dump_fallback(obj) if _MAIN in packed.pickle else packed
+
+
+def _shows_big_bytes(obj: Any, depth: int = 3) -> bool:
+    kind = type(obj)
+    if kind in _BYTES:
+        return len(obj) >= BIG_BYTES
+    if not depth or (kind is not tuple and kind is not dict and kind is not list):
+        return False
+    if len(obj) > _LOOK_INTO_MAX_ITEMS:
+        return False
+    for part in obj.values() if kind is dict else obj:
+        if type(part) not in _ATOMS and _shows_big_bytes(part, depth - 1):
+            return True
+    return False
+
+
+def _fails(obj: Any) -> bool:
+    try:
+        _pack(obj)
+    except Exception:
+        return True
+    return False
+
+
+def _failure(obj: Any, path: str, error: Exception) -> PackError:
+    return describe_failure(obj, path, error, _pack)
+
+
+def _call_failure(
+    args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception, prefix: str = ""
+) -> PackError:
+    parts = [(f"{prefix}args[{index}]", value) for index, value in enumerate(args)]
+    parts += [(f"{prefix}kwargs[{name!r}]", value) for name, value in kwargs.items()]
+    for path, value in parts:
+        try:
+            _pack(value)
+        except Exception as failure:
+            return _failure(value, path, failure)
+    return _failure((args, kwargs), f"{prefix}arguments", error)
