@@ -29,7 +29,7 @@ import types
 import weakref
 from collections import ChainMap
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle  # type: ignore[import-untyped,unused-ignore]
 
@@ -67,7 +67,9 @@ _REDUCERS: dict[type, Any] = {types.CellType: _reduce_cell, memoryview: reduce_m
 class CapturingPickler(BufferCollector, cloudpickle.CloudPickler):  # type: ignore[misc,unused-ignore]
     """cloudpickle's own rules (functions bring the globals that they refer to)."""
 
-    dispatch_table = ChainMap({memoryview: reduce_memoryview}, cloudpickle.CloudPickler.dispatch_table)
+    dispatch_table: ClassVar[Any] = ChainMap(
+        {memoryview: reduce_memoryview}, cloudpickle.CloudPickler.dispatch_table
+    )
 
 
 class ByValuePickler(BufferCollector, cloudpickle.CloudPickler):  # type: ignore[misc,unused-ignore]
@@ -78,7 +80,7 @@ class ByValuePickler(BufferCollector, cloudpickle.CloudPickler):  # type: ignore
         capture: Whether nested functions of local modules bring the globals they refer to.
     """
 
-    dispatch_table = ChainMap(_REDUCERS, cloudpickle.CloudPickler.dispatch_table)
+    dispatch_table: ClassVar[Any] = ChainMap(_REDUCERS, cloudpickle.CloudPickler.dispatch_table)
 
     def __init__(self, file: io.BytesIO, *, capture: bool = True) -> None:
         super().__init__(file)

@@ -74,7 +74,7 @@ def _locate(
                 dump(part)
             except RecursionError:
                 return obj, path, error
-            except Exception as failure:
+            except Exception as failure:  # noqa: BLE001 - it is what is searched for
                 obj, path, error = part, path + step, failure
                 break
         else:
@@ -109,12 +109,18 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
                 continue
         yield ".__defaults__", obj.__defaults__
         yield ".__kwdefaults__", obj.__kwdefaults__
-    elif not isinstance(obj, type | types.ModuleType) and type(obj).__reduce_ex__ is (
-        object.__reduce_ex__
-    ):
+    elif not isinstance(obj, type | types.ModuleType) and not _reduces_itself(type(obj)):
         # Only what pickles by its attributes: another __reduce__ may send none of them.
         for name, value in getattr(obj, "__dict__", {}).items():
             yield f".{name}", value
+
+
+def _reduces_itself(cls: type) -> bool:
+    for name in ("__reduce_ex__", "__reduce__", "__getstate__"):
+        definer = next(base for base in cls.__mro__ if name in base.__dict__)
+        if definer is not object:
+            return True
+    return False
 
 
 def _is_recursion(error: BaseException | None) -> bool:

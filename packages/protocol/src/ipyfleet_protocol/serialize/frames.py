@@ -199,7 +199,7 @@ def unpack(pickle_frame: bytes | memoryview, buffers: Sequence[memoryview] = ())
 
 def reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
     """Reducer: a memoryview stays one, with its format and shape; a strided one is copied."""
-    if view.ndim == 0 or 0 in view.shape or not _is_castable(view.format):
+    if not view.shape or 0 in view.shape or not _is_castable(view.format):
         return _reduce_exotic_memoryview(view)
     flat = view if view.c_contiguous else memoryview(view.tobytes())
     buffer = PickleBuffer(flat.cast("B") if flat.c_contiguous else flat)

@@ -165,7 +165,9 @@ def _typed(value: Any) -> Any:
     """A value that is equal only to the same value of the same type (1, 1.0 and True differ)."""
     if type(value) is tuple:
         return (tuple, tuple(map(_typed, value)))
-    return (type(value), repr(value)) if type(value) in (float, complex) else (type(value), value)
+    if type(value) in (str, bytes, int):
+        return (type(value), value)
+    return (type(value), repr(value))  # 0.0 and -0.0 are equal, too
 
 
 def _is_immutable(value: Any) -> bool:

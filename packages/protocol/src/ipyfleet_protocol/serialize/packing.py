@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pickle import PickleBuffer
 from typing import Any
 
-from .failures import PackError, describe_failure
+from .failures import PackError, UnpackError, describe_failure
 from .frames import (
     BIG_BYTES,
     IN_BAND_MAX_BYTES,
@@ -35,7 +35,11 @@ _LOOK_INTO_MAX_ITEMS = 16
 # Of "__main__" and "__mp_main__".
 _MAIN = b"_main__"
 
+# Less than the pickle of anything that names __main__.
+_ATOM_MAX_BYTES = 16
+
 _dumps = pickle.dumps
+_new_tuple = tuple.__new__
 
 
 class _HasBuffers(Exception):
@@ -62,7 +66,7 @@ def pack(obj: Any, *, what: str = "value") -> Packed:
     try:
         return _pack(obj)
     except Exception as error:
-        raise _failure(obj, what, error) from error
+        raise describe_failure(obj, what, error, _pack) from error
 
 
 def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
@@ -72,7 +76,12 @@ def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
         PackError: As `pack`; the text names the argument.
     """
     try:
-        return _pack((args, kwargs))
+        for arg in args:
+            if type(arg) not in _ATOMS and _shows_big_bytes(arg):
+                return _pack_with_hooks((args, kwargs))
+        if kwargs and _shows_big_bytes(kwargs):
+            return _pack_with_hooks((args, kwargs))
+        return _pack_plainly((args, kwargs))
     except Exception as error:
         raise _call_failure(args, kwargs, error) from error
 
@@ -82,19 +91,21 @@ def pack_items(items: Iterable[tuple[Any, ...]]) -> list[Packed]:
 
     Raises:
         PackError: As `pack`; the text names the item and the argument.
+        Exception: Whatever the iterable raises.
     """
-    packed = []
+    packed: list[Packed] = []
     append = packed.append
     no_kwargs: dict[str, Any] = {}
-    index = 0
-    item: tuple[Any, ...] = ()
-    try:
-        for index, item in enumerate(items):
-            append(_pack((item, no_kwargs)))
-    except Exception as error:
-        if index == len(packed) and isinstance(item, tuple) and _fails(item):
-            raise _call_failure(item, {}, error, f"items[{index}] ") from error
-        raise  # the iterable's own error
+    for item in items:
+        try:
+            for arg in item:
+                if type(arg) not in _ATOMS and _shows_big_bytes(arg):
+                    append(_pack_with_hooks((item, no_kwargs)))
+                    break
+            else:
+                append(_pack_plainly((item, no_kwargs)))
+        except Exception as error:
+            raise _call_failure(item, {}, error, f"items[{len(packed)}] ") from error
     return packed
 
 
@@ -113,8 +124,6 @@ def unpack_call(
             return args, kwargs
     except (TypeError, ValueError):
         pass  # not a pair: refused below like any other thing that is no call
-    from .failures import UnpackError
-
     raise UnpackError(f"not the arguments of a call: {type(call).__name__}")
 
 
@@ -170,22 +179,25 @@ def dump_fallback(obj: Any) -> Packed:
 
 
 def _pack(obj: Any) -> Packed:
-    # pack_items and pack_call come with (args, kwargs): atoms are the case to be quick for.
-    if _shows_big_bytes(obj):
-        return _pack_with_hooks(obj)
+    return _pack_with_hooks(obj) if _shows_big_bytes(obj) else _pack_plainly(obj)
+
+
+def _pack_plainly(obj: Any) -> Packed:
     try:
         data = _dumps(obj, PROTOCOL, buffer_callback=_refuse_buffers)
     except _HasBuffers:
         return _pack_with_hooks(obj)
     except RecursionError:
-        raise
-    except Exception:
+        raise  # no other pickler goes deeper
+    except Exception:  # noqa: BLE001 - pickling runs any class's code; the fallback may do
         return dump_fallback(obj)
-    if _MAIN in data:
-        return dump_fallback(obj)
-    if len(data) >= BIG_BYTES and has_big_bytes(data):
-        return _pack_with_hooks(obj)
-    return Packed(data, [])
+    if len(data) > _ATOM_MAX_BYTES:
+        if _MAIN in data:
+            return dump_fallback(obj)
+        if len(data) >= BIG_BYTES and has_big_bytes(data):
+            return _pack_with_hooks(obj)
+    # Without Packed's own __new__, which takes as long as the pickling of an int.
+    return _new_tuple(Packed, (data, []))
 
 
 def _pack_with_hooks(obj: Any) -> Packed:
@@ -193,7 +205,7 @@ def _pack_with_hooks(obj: Any) -> Packed:
         packed = dump_with(BufferPickler, obj)
     except RecursionError:
         raise
-    except Exception:
+    except Exception:  # noqa: BLE001 - as above
         return dump_fallback(obj)
     return dump_fallback(obj) if _MAIN in packed.pickle else packed
 
@@ -212,18 +224,6 @@ def _shows_big_bytes(obj: Any, depth: int = 3) -> bool:
     return False
 
 
-def _fails(obj: Any) -> bool:
-    try:
-        _pack(obj)
-    except Exception:
-        return True
-    return False
-
-
-def _failure(obj: Any, path: str, error: Exception) -> PackError:
-    return describe_failure(obj, path, error, _pack)
-
-
 def _call_failure(
     args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception, prefix: str = ""
 ) -> PackError:
@@ -232,6 +232,6 @@ def _call_failure(
     for path, value in parts:
         try:
             _pack(value)
-        except Exception as failure:
-            return _failure(value, path, failure)
-    return _failure((args, kwargs), f"{prefix}arguments", error)
+        except Exception as failure:  # noqa: BLE001 - it is what is searched for
+            return describe_failure(value, path, failure, _pack)
+    return describe_failure((args, kwargs), f"{prefix}arguments", error, _pack)
