@@ -27,14 +27,11 @@ from typing import Any
 
 from benchmarks.machine import wait_quiet
 from benchmarks.processes import TOKEN_VARIABLE, end_processes
-from benchmarks.records import Record, Results
+from benchmarks.records import Record, Results, Status
 from benchmarks.sizes import Sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 """The root of the repository: where ``benchmarks`` is importable from."""
-
-LEFTOVER_GRACE_S = 5.0
-"""How long processes may outlive their worker process before they count as left behind."""
 
 _LOG_TAIL_LINES = 12
 
@@ -46,6 +43,8 @@ class Driver:
         results: Says what to run, and receives what comes of it.
         timeout_s: How long one figure, or the peer's shutdown, may take.
         settle_s: How long to wait, before each worker process, for the machine to be quiet.
+        grace_s: How long processes may outlive their worker process, and that one its last word,
+            before they count as left behind.
         say: Receives one line of progress at a time.
     """
 
@@ -55,11 +54,13 @@ class Driver:
         *,
         timeout_s: float,
         settle_s: float,
+        grace_s: float = 5.0,
         say: Callable[[str], None],
     ) -> None:
         self._results = results
         self._timeout_s = timeout_s
         self._settle_s = settle_s
+        self._grace_s = grace_s
         self._say = say
 
     def run_all(self) -> None:
@@ -113,44 +114,39 @@ class Driver:
         self, peer: str, run: int, keys: list[str], lines: _Lines, log: Path
     ) -> Iterator[Record]:
         """Turn a worker's lines into records until it has stopped, hangs or is gone."""
-        current: str | None = None
+        doing = "start"
         while (line := lines.next_line()) is not None:
             if "begin" in line:
-                current = line["begin"]
+                doing = line["begin"]
             elif "end" in line:
-                key, current = line.pop("end"), None
-                if key in keys or line["status"] != "ok":
-                    yield Record(peer, key, run, **line)
+                doing = "stop"
+                yield Record(peer, line.pop("end"), run, **line)
                 if line["status"] == "failed":
-                    self._say(f"  {peer}: {key} failed: {line['detail']}")
-                    if key == "first_result":
-                        yield from self._not_started(peer, run, keys, line["detail"])
-                        return
+                    self._say(
+                        f"  {peer}: failed: {line['detail']}; the end of its log:\n{_tail(log)}"
+                    )
+            elif "not started" in line:
+                detail = line["not started"]
+                self._say(f"  {peer}: no first result: {detail}; the end of its log:\n{_tail(log)}")
+                yield from (Record(peer, key, run, "failed", detail=detail) for key in keys)
+                return
             elif "stopped" in line:
                 return
-        what = "hung" if lines.timed_out else "ended without a word"
-        where = current or "stop"
-        self._say(f"  {peer}: {what} in {where}; the end of its log:\n{_tail(log)}")
-        if current is not None:
-            status: Any = "timeout" if lines.timed_out else "failed"
-            yield Record(peer, current, run, status, detail=f"the worker process {what}")
-            if current == "first_result":
-                yield from self._not_started(peer, run, keys, f"the peer {what} at its start")
-
-    def _not_started(self, peer: str, run: int, keys: list[str], detail: str) -> Iterator[Record]:
-        """A peer that does not start fails in all figures."""
-        for key in keys:
-            if key != "first_result":
-                yield Record(peer, key, run, "failed", detail=detail)
+        status: Status = "timeout" if lines.timed_out else "failed"
+        detail = f"{'hung' if lines.timed_out else 'died'} in {doing}"
+        self._say(f"  {peer}: {detail}; the end of its log:\n{_tail(log)}")
+        # A peer that does not start fails in everything; one that does not stop has measured all.
+        unmeasured = {"start": keys, "stop": []}.get(doing, [doing])
+        yield from (Record(peer, key, run, status, detail=detail) for key in unmeasured)
 
     def _end(self, process: subprocess.Popen[bytes], peer: str, token: str) -> None:
         """See the worker process out and kill what it leaves behind."""
         try:
-            process.wait(LEFTOVER_GRACE_S)
+            process.wait(self._grace_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        killed = end_processes(token, grace_s=LEFTOVER_GRACE_S)
+        killed = end_processes(token, grace_s=self._grace_s)
         if killed:
             commands = sorted({leftover.command[:120] for leftover in killed})
             self._results.killed.setdefault(peer, []).extend(commands)

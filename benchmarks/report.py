@@ -92,7 +92,7 @@ def best_other(results: Results, figure: Figure) -> str | None:
 
 
 def format_ratio(ratio: float | None) -> str:
-    """Return ``12 ×``; above 1 ipyfleet is ahead, below it is behind."""
+    """Return a number of times; above 1 ipyfleet is ahead, below it is behind."""
     return DASH if ratio is None else f"{_three_digits(ratio)} ×"
 
 
@@ -133,12 +133,13 @@ def _remarks(results: Results) -> list[str]:
         for name, version in results.versions.items()
         if version
     ]
-    remarks = [
-        f"Medians of {results.runs} run{'s' if results.runs > 1 else ''}; "
-        f"{machine['date'][:10]}, {machine['cpus']} CPUs ({machine['cpu']}), "
-        f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}; "
-        f"{', '.join(versions)}.",
-    ]
+    plural = "s" if results.runs > 1 else ""
+    measured = (
+        f"Medians of {results.runs} run{plural}; {machine['date'][:10]}, "
+        f"{machine['cpus']} CPUs ({machine['cpu']}), {machine['memory_gib']} GiB, "
+        f"{machine['system']}, Python {machine['python']}; {', '.join(versions)}."
+    )
+    remarks = [measured]
     if results.quick:
         remarks.append("A quick run: these figures show that the bench works, nothing else.")
     if results.busiest > QUIET_SHARE:

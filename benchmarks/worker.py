@@ -23,6 +23,7 @@ from benchmarks.sizes import Sizes
 class Reporter:
     """Writes the lines that the driver reads.
 
+    ``{"not started": detail}`` when the peer could not give a first result, and nothing else;
     ``{"begin": key}`` before each figure (the driver's timeout counts from line to line);
     ``{"end": key, "status": …, …}`` after it, with ``value`` and ``count``, or ``detail``;
     ``{"stopped": true}`` when the peer has been shut down.
@@ -33,6 +34,10 @@ class Reporter:
         # The peer's processes must not keep the driver's pipe open.
         os.set_inheritable(pipe, False)
         self._file = os.fdopen(pipe, "w", buffering=1)
+
+    def not_started(self, error: Exception) -> None:
+        """The peer raised before its first result."""
+        self._write({"not started": self._explain(error)})
 
     def begin(self, key: str) -> None:
         """A figure is being measured."""
@@ -47,14 +52,17 @@ class Reporter:
         self._write({"end": key, "status": "not offered"})
 
     def failed(self, key: str, error: Exception) -> None:
-        """The peer raised; the traceback goes to the log."""
-        traceback.print_exception(error)
-        detail = f"{type(error).__name__}: {error}".splitlines()[0]
-        self._write({"end": key, "status": "failed", "detail": detail})
+        """The peer raised, or returned something wrong."""
+        self._write({"end": key, "status": "failed", "detail": self._explain(error)})
 
     def stopped(self) -> None:
         """All is done."""
         self._write({"stopped": True})
+
+    def _explain(self, error: Exception) -> str:
+        """Return one line; the traceback goes to the log."""
+        traceback.print_exception(error)
+        return f"{type(error).__name__}: {error}".splitlines()[0]
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -67,14 +75,13 @@ def main() -> int:
     report = Reporter(spec["pipe"])
     peer_class = load_peer(spec["peer"])
 
-    report.begin("first_result")
     start = time.perf_counter()
     peer = peer_class()
     try:
         peer.start(sizes.workers)
         peer.call()
-    except Exception as error:  # whatever the peer raises is its result
-        report.failed("first_result", error)
+    except Exception as error:  # noqa: BLE001 - whatever the peer raises is its result
+        report.not_started(error)
         return 1
     first_result_s = time.perf_counter() - start
 
@@ -98,7 +105,7 @@ def measure_all(
             sample = BY_KEY[key].measure(session)
         except NotOffered:
             report.not_offered(key)
-        except Exception as error:  # whatever the peer raises is its result
+        except Exception as error:  # noqa: BLE001 - whatever the peer raises is its result
             report.failed(key, error)
         else:
             report.value(key, sample.value, sample.count)

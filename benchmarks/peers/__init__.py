@@ -1,6 +1,7 @@
 """The systems that are compared, in the order of the table's columns.
 
-A file here that is named in :data:`NAMES` defines ``PEER``, its :class:`~benchmarks.peers.base.Peer`.
+A file here that is named in :data:`NAMES` defines ``PEER``, its class
+(:class:`benchmarks.peers.base.Peer`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ NAMES = (
 
 
 def load_peer(name: str) -> type[Peer]:
-    """Return the class of a peer; the system itself is not imported yet."""
-    peer: type[Peer] = importlib.import_module(f"benchmarks.peers.{name}").PEER
+    """Return the class of a peer; the system itself is not imported yet.
+
+    Args:
+        name: One of :data:`NAMES`, or the dotted name of any module that defines ``PEER``.
+    """
+    module = name if "." in name else f"benchmarks.peers.{name}"
+    peer: type[Peer] = importlib.import_module(module).PEER
     return peer
