@@ -1,0 +1,235 @@
+"""Each test runs pytest in a process of its own on a small test module."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import psutil
+import pytest
+
+pytest_plugins = ["pytester"]
+
+RunModule: TypeAlias = Callable[..., pytest.RunResult]
+
+PROLOGUE = """
+import os, pathlib, socket, subprocess, sys, threading
+import pytest
+
+def child(*popen_args, **options):
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> RunModule:
+    """Run pytest on the source of a test module; return its result."""
+
+    def run_module(source: str, *args: str) -> pytest.RunResult:
+        pytester.makepyfile(PROLOGUE + source)
+        options = ("-p", "no:cacheprovider", "--leak-grace=0.5", *args)
+        return pytester.runpytest_subprocess(*options, timeout=50)
+
+    return run_module
+
+
+LEAKS = {
+    "process": (
+        """
+def test_leaks():
+    global kept
+    kept = child()
+    pathlib.Path("pid").write_text(str(kept.pid))
+""",
+        "process *import time; time.sleep(60)*",
+    ),
+    "detached process": (
+        """
+def test_leaks():
+    code = "import subprocess, sys, pathlib; " \\
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], " \\
+        "start_new_session=True); pathlib.Path('pid').write_text(str(p.pid)); " \\
+        "import os; os._exit(0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+""",
+        "process *import time; time.sleep(60)*",
+    ),
+    "thread": (
+        """
+release = threading.Event()
+
+@pytest.fixture(scope="session", autouse=True)
+def release_at_the_end():
+    yield
+    release.set()
+
+def test_leaks():
+    threading.Thread(target=release.wait, name="forgotten").start()
+""",
+        "thread 'forgotten'",
+    ),
+    "socket": (
+        """
+def test_leaks():
+    global kept
+    kept = socket.socketpair()
+""",
+        "socket:*file descriptor*",
+    ),
+    "pipe": (
+        """
+def test_leaks():
+    os.pipe()
+""",
+        "pipe:*file descriptor*",
+    ),
+    "files": (
+        """
+def test_leaks():
+    global kept
+    kept = [open(os.devnull) for _ in range(30)]
+""",
+        "/dev/null*file descriptor*",
+    ),
+    "socket directory": (
+        """
+def test_leaks():
+    pathlib.Path(os.environ["XDG_RUNTIME_DIR"], "ipyfleet-abc").mkdir()
+""",
+        "*/run/ipyfleet-abc",
+    ),
+    "shared memory": (
+        """
+def test_leaks():
+    folder = pathlib.Path(os.environ["IPYFLEET_SHM_DIR"], "ipyfleet-0-abc")
+    folder.mkdir()
+    (folder / "blob").write_bytes(b"x")
+""",
+        "*/ipyfleet-0-abc",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LEAKS)
+def test_a_leak_fails_the_test_that_leaked(kind: str, run: RunModule) -> None:
+    """The test that leaked fails by name, with what it left; the next one does not."""
+    source, expected = LEAKS[kind]
+    result = run(source + "\ndef test_next():\n    pass\n")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaks*"])
+    result.stdout.fnmatch_lines(["*::test_leaks left behind:", f"*{expected}*"])
+
+
+def test_a_leaked_process_is_killed(run: RunModule, pytester: pytest.Pytester) -> None:
+    """After the run nothing of a leaked process is left running."""
+    run(LEAKS["detached process"][0])
+    pid = int(Path(pytester.path, "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_is_closed_in_time_is_no_leak(run: RunModule) -> None:
+    """A process, thread and socket that end with the test, or within moments after, pass."""
+    result = run("""
+def test_closes():
+    process = child()
+    process.kill()
+    process.wait()
+    for end in socket.socketpair():
+        end.close()
+    threading.Timer(0.2, int).start()
+""")
+    result.assert_outcomes(passed=1)
+
+
+def test_what_a_wider_fixture_makes_is_its_own(run: RunModule) -> None:
+    """What a module's fixture holds is no leak of any test while the fixture lives."""
+    result = run("""
+@pytest.fixture(scope="module")
+def server():
+    process = child()
+    yield process
+    process.kill()
+    process.wait()
+
+def test_first(server):
+    pass
+
+def test_second(server):
+    assert server.poll() is None
+
+def test_third():
+    pass
+""")
+    result.assert_outcomes(passed=3)
+
+
+def test_a_wider_fixture_that_leaks_is_named(run: RunModule) -> None:
+    """What a module's fixture leaves behind is reported at its end with the fixture's name."""
+    result = run("""
+@pytest.fixture(scope="module")
+def server():
+    return child()
+
+def test_first(server):
+    pass
+
+def test_last(server):
+    pass
+""")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_last*"])
+    result.stdout.fnmatch_lines(["the module's fixture 'server' left behind:", "*process *"])
+
+
+def test_a_test_can_be_excused(run: RunModule) -> None:
+    """A marked test may leave the named kinds, and only those."""
+    result = run("""
+@pytest.mark.may_leak("pipe", reason="on purpose")
+def test_excused():
+    os.pipe()
+
+@pytest.mark.may_leak("thread", reason="not what it leaks")
+def test_not_excused():
+    os.pipe()
+""")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*::test_not_excused left behind:"])
+
+
+def test_skips_are_listed_with_their_reasons(run: RunModule) -> None:
+    """The summary names each skipped test and says why."""
+    result = run("""
+@pytest.mark.skip(reason="no such database here")
+def test_marked():
+    pass
+
+def test_inside():
+    pytest.skip("not on a Tuesday")
+""")
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*skipped, and why*",
+            "*::test_marked: no such database here",
+            "*::test_inside: not on a Tuesday",
+        ]
+    )
+
+
+def test_the_run_has_surroundings_of_its_own(run: RunModule) -> None:
+    """A run sees private directories, not those around it, and removes them at its end."""
+    result = run(
+        """
+def test_surroundings():
+    for name in ("IPYTHONDIR", "XDG_RUNTIME_DIR", "IPYFLEET_SHM_DIR"):
+        print(name, os.environ[name])
+    assert os.stat(os.environ["XDG_RUNTIME_DIR"]).st_mode & 0o777 == 0o700
+""",
+        "-s",
+    )
+    result.assert_outcomes(passed=1)
+    seen = dict(line.split(" ", 1) for line in result.outlines if line.startswith(("IPY", "XDG")))
+    assert len(seen) >= 2
+    for name, value in seen.items():
+        assert value != os.environ[name]
+        assert not Path(value).exists()
