@@ -180,6 +180,8 @@ def _ratio_to_best(results: Results, figure: Figure) -> str:
 
 
 def _three_digits(value: float) -> str:
+    if 0 < value < 0.1:
+        return f"{value:.2g}"
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -15,6 +15,7 @@ from benchmarks.driver import ROOT, Driver
 from benchmarks.figures import BY_KEY
 from benchmarks.machine import describe_machine, version_of
 from benchmarks.peers import NAMES, OURS, load_peer
+from benchmarks.plot import save_plot
 from benchmarks.records import Results
 from benchmarks.sizes import QUICK, Sizes
 
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return an exit code.
 
     Returns:
-        0, or 1 when a figure of ipyfleet's could not be measured, or 2 when nothing could be done.
+        0, or 1 when a figure of ipyfleet's could not be measured, or 2 when something else that was
+        asked for could not be done.
     """
     options = _parse(arguments)
     say = _say
@@ -42,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"wrote {path.relative_to(ROOT)}")
     print(report.as_text(results))
     if options.plot is not None:
-        from benchmarks.plot import save_plot
-
-        save_plot(results, options.plot)
+        try:
+            save_plot(results, options.plot)
+        except ModuleNotFoundError as error:
+            say(f"no plot: {error}")
+            return 2
         say(f"wrote {options.plot}")
     if options.write_docs:
         try:

@@ -26,7 +26,7 @@ class Sizes:
     calls: int = 300
     tasks_small: int = 5_000
     tasks_large: int = 50_000
-    task_budget_s: float = 8.0
+    task_budget_s: float = 10.0
     chunked_items: int = 100_000
     transfer_mib: int = 256
     broadcast_mib: int = 64

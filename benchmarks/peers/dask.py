@@ -17,7 +17,7 @@ class DaskPeer(Peer):
     module = "distributed"
     distribution = "distributed"
     notes: ClassVar[Mapping[str, str]] = {
-        "map_chunked": "chunks made by the caller: it has no chunked map"
+        "map_chunked": "chunks made by the caller; most of the time is gathering the lists"
     }
 
     def start(self, workers: int) -> None:

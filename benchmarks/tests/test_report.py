@@ -84,6 +84,11 @@ def test_values_are_shown_in_a_unit_that_fits(value: float, unit: str, text: str
     assert report.format_value(value, unit) == text
 
 
+def test_a_ratio_far_below_one_does_not_read_as_nothing() -> None:
+    """Where we are a hundred times behind, the table says so."""
+    assert report.format_ratio(0.0041) == "0.0041 ×"
+
+
 def test_every_column_of_the_text_table_lines_up() -> None:
     """Each line of the table, heading included, is equally long."""
     text = report.as_text(_results(ipyfleet=[1.0], concurrent_futures=[0.25], ray=[None]))
