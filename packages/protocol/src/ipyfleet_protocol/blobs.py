@@ -122,6 +122,7 @@ class BlobStore:
             if closed:
                 # `close` ran while this thread was writing and could not know of the file.
                 self._unlink(name)
+                _remove_if_empty(self.directory)
                 return None
             return BlobHandle(name, view.nbytes)
 
@@ -143,11 +144,7 @@ class BlobStore:
             self._reserved_bytes = 0
         for name in names:
             self._unlink(name)
-        try:
-            self.directory.rmdir()
-        except OSError:
-            # Others' blobs are in it, or it was never made. Whoever stops the cluster removes it.
-            return
+        _remove_if_empty(self.directory)
 
     def __enter__(self) -> BlobStore:
         return self
@@ -279,10 +276,7 @@ def remove_blob_dir(directory: Path) -> None:
     Files that are no blobs stay, and then the directory does.
     """
     _unlink_names(directory, _blob_names(directory))
-    try:
-        directory.rmdir()
-    except OSError:
-        return
+    _remove_if_empty(directory)
 
 
 def _map(fd: int, handle: BlobHandle) -> memoryview:
@@ -336,6 +330,14 @@ def _open_directory(directory: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except OSError:
+        # Others' blobs are in it, or it was never made. Whoever stops the cluster removes it.
+        return
 
 
 def _blob_names(directory: Path) -> list[str]:

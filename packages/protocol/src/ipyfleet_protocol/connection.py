@@ -357,14 +357,18 @@ def _decode(path: Path, content: bytes) -> ConnectionInfo:
                 "there, and start the cluster again"
             )
         info = msgspec.json.decode(content, type=ConnectionInfo)
-        problem = _problem(info)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        problem = str(error)
+        raise _invalid(path, str(error)) from None
+    problem = _problem(info)
     if problem:
-        raise ConnectionFileInvalid(
-            f"{path} is no connection file of ipyfleet: {problem}; remove it and {_START}"
-        )
+        raise _invalid(path, problem)
     return info
+
+
+def _invalid(path: Path, problem: str) -> ConnectionFileInvalid:
+    return ConnectionFileInvalid(
+        f"{path} is no connection file of ipyfleet: {problem}; remove it and {_START}"
+    )
 
 
 def _problem(info: ConnectionInfo) -> str:

@@ -180,7 +180,7 @@ class AlreadyDisplayedError(RemoteError):
         self.original = original
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.original,)
+        return type(self), (self.original,), self.__dict__
 
     def __str__(self) -> str:
         original = self.original
