@@ -1,3 +1,141 @@
-"""Interactive parallel computing for IPython: the umbrella package, which installs and re-exports all of ipyfleet."""
+"""Interactive parallel computing for IPython; ``import ipyfleet as ipf`` has all public names.
+
+What lives here: where each public name comes from. What must not: code of its own.
+
+A name's package is imported when the name is first used (PEP 562), so ``import ipyfleet`` costs a
+few milliseconds, and a script that only catches `CompositeError` never loads a socket library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+version_info: tuple[int, ...] = tuple(int(part) for part in __version__.split(".")[:3])
+
+if TYPE_CHECKING:
+    from ipyfleet import error
+    from ipyfleet.error import (
+        AlreadyDisplayedError,
+        ClientClosed,
+        CompositeError,
+        ConnectionFileError,
+        ConnectionFileInvalid,
+        ConnectionFileMissing,
+        ConnectionFilePermission,
+        ConnectionFileStale,
+        ConnectionFileUnreachable,
+        ConnectionFileUnreadable,
+        ConnectionFileVersion,
+        DependencyTimeout,
+        EngineError,
+        ImpossibleDependency,
+        InvalidDependency,
+        IPythonError,
+        KernelError,
+        NoEnginesRegistered,
+        ProtocolError,
+        RemoteError,
+        TaskAborted,
+        TaskRejectError,
+        TaskTimeout,
+        TimeoutError,
+        UnmetDependency,
+        collect_exceptions,
+        unwrap_exception,
+        wrap_exception,
+    )
+    from ipyfleet_client import (
+        AsyncMapResult,
+        AsyncResult,
+        Client,
+        DirectView,
+        LoadBalancedView,
+    )
+    from ipyfleet_cluster import Cluster, ClusterManager
+    from ipyfleet_protocol.namespace import Reference
+    from ipyfleet_protocol.serialize import use_cloudpickle, use_dill, use_pickle
+
+# One list for people and type checkers above, one for what runs below: a test holds them together.
+__all__ = [
+    "AlreadyDisplayedError",
+    "AsyncMapResult",
+    "AsyncResult",
+    "Client",
+    "ClientClosed",
+    "Cluster",
+    "ClusterManager",
+    "CompositeError",
+    "ConnectionFileError",
+    "ConnectionFileInvalid",
+    "ConnectionFileMissing",
+    "ConnectionFilePermission",
+    "ConnectionFileStale",
+    "ConnectionFileUnreachable",
+    "ConnectionFileUnreadable",
+    "ConnectionFileVersion",
+    "DependencyTimeout",
+    "DirectView",
+    "EngineError",
+    "IPythonError",
+    "ImpossibleDependency",
+    "InvalidDependency",
+    "KernelError",
+    "LoadBalancedView",
+    "NoEnginesRegistered",
+    "ProtocolError",
+    "Reference",
+    "RemoteError",
+    "TaskAborted",
+    "TaskRejectError",
+    "TaskTimeout",
+    "TimeoutError",
+    "UnmetDependency",
+    "__version__",
+    "collect_exceptions",
+    "error",
+    "load_ipython_extension",
+    "unwrap_exception",
+    "use_cloudpickle",
+    "use_dill",
+    "use_pickle",
+    "version_info",
+    "wrap_exception",
+]
+
+_ELSEWHERE = {
+    "ipyfleet_client": (
+        "AsyncMapResult",
+        "AsyncResult",
+        "Client",
+        "DirectView",
+        "LoadBalancedView",
+    ),
+    "ipyfleet_cluster": ("Cluster", "ClusterManager"),
+    "ipyfleet_protocol.namespace": ("Reference",),
+    "ipyfleet_protocol.serialize": ("use_cloudpickle", "use_dill", "use_pickle"),
+}
+"""The module that defines each name; every other name of `__all__` is one of `ipyfleet.error`."""
+
+_MODULE_OF = {name: module for module, names in _ELSEWHERE.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "error":
+        return import_module("ipyfleet.error")
+    value = getattr(import_module(_MODULE_OF.get(name, "ipyfleet.error")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load_ipython_extension(ip: Any) -> None:
+    """Called by IPython for ``%load_ext ipyfleet``: the same as ``%load_ext ipyfleet_magics``."""
+    import_module("ipyfleet_magics").load_ipython_extension(ip)
