@@ -129,7 +129,8 @@ class ByValuePickler(BufferCollector, cloudpickle.CloudPickler):  # type: ignore
         if cached.__module__ != "__main__" and _lookup(module, cached.__qualname__) is cached:
             return NotImplemented
         parameters = cached.cache_parameters()
-        attributes = {k: v for k, v in vars(cached).items() if k != "__wrapped__"}
+        made_anew = ("__wrapped__", "cache_parameters")
+        attributes = {k: v for k, v in vars(cached).items() if k not in made_anew}
         args = (cached.__wrapped__, parameters["maxsize"], parameters["typed"])
         return restore_lru_cache, args, attributes or None
 

@@ -49,7 +49,7 @@ def describe_failure(
             "send it flat (as a list or an array), or raise sys.setrecursionlimit here and "
             "on the engines"
         )
-    culprit, where, reason = _locate(obj, path, error, dump)
+    culprit, where, reason = _Search(dump).find(obj, path, error) or (obj, path, error)
     kind = type(culprit).__qualname__
     text = str(reason) or type(reason).__name__
     if kind not in text:
@@ -57,29 +57,37 @@ def describe_failure(
     return PackError(f"{where or 'value'}: {text}; {_hint(culprit)}")
 
 
-def _locate(
-    obj: Any, path: str, error: BaseException, dump: Callable[[Any], Any]
-) -> tuple[Any, str, BaseException]:
-    seen: set[int] = set()
-    budget = _MAX_PARTS
-    for _ in range(_MAX_DEPTH):
-        seen.add(id(obj))
+class _Search:
+    """Looks for the innermost part that cannot be pickled, depth first."""
+
+    def __init__(self, dump: Callable[[Any], Any]) -> None:
+        self._dump = dump
+        self._failed: set[int] = set()
+        self._budget = _MAX_PARTS
+
+    def find(
+        self, obj: Any, path: str, error: BaseException, depth: int = 0
+    ) -> tuple[Any, str, BaseException] | None:
+        """The culprit in ``obj``, which fails; None where all that fails was looked at before."""
+        self._failed.add(id(obj))
+        leads_back = False
         for step, part in _parts(obj):
-            budget -= 1
-            if budget < 0:
-                return obj, path, error
-            if id(part) in seen:
+            if id(part) in self._failed:
+                leads_back = True
                 continue
-            try:
-                dump(part)
-            except RecursionError:
-                return obj, path, error
-            except Exception as failure:  # noqa: BLE001 - it is what is searched for
-                obj, path, error = part, path + step, failure
+            self._budget -= 1
+            if self._budget < 0 or depth == _MAX_DEPTH:
                 break
-        else:
-            break
-    return obj, path, error
+            try:
+                self._dump(part)
+            except RecursionError:
+                break
+            except Exception as failure:  # noqa: BLE001 - it is what is searched for
+                found = self.find(part, path + step, failure, depth + 1)
+                if found is not None:
+                    return found
+                leads_back = True
+        return None if leads_back else (obj, path, error)
 
 
 def _parts(obj: Any) -> Iterator[tuple[str, Any]]:

@@ -30,6 +30,8 @@ _IMMUTABLE = frozenset(
 )
 # How the pickle of something named by reference ends: STACK_GLOBAL, MEMOIZE, STOP.
 _BY_REFERENCE_END = b"\x93\x94."
+# What lru_cache and functools.update_wrapper put into the __dict__ of a cached function.
+_LOOKS = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
 _LruCacheWrapper = type(functools.lru_cache(lambda: None))
 
 
@@ -207,7 +209,7 @@ def _is_stateless(f: Any, seen: set[int]) -> bool:
         )
     if type(f) is _LruCacheWrapper:
         # What a cache keeps is what it is for.
-        return vars(f).keys() <= {"__wrapped__"} and _is_stateless(f.__wrapped__, seen)
+        return vars(f).keys() <= _LOOKS and _is_stateless(f.__wrapped__, seen)
     if type(f) is not types.FunctionType:
         return False
     values = [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values(), *vars(f).values()]
