@@ -115,9 +115,13 @@ class TestRuntimeDir:
             paths.blob_dir(instance)
 
 
-def test_blob_dir() -> None:
-    """Shared memory has a directory per user and instance."""
-    assert paths.blob_dir(INSTANCE) == Path(f"/dev/shm/ipyfleet-{os.getuid()}-0123456789ab")
+def test_blob_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared memory has a directory per user and instance, in a place that can be chosen."""
+    name = f"ipyfleet-{os.getuid()}-0123456789ab"
+    monkeypatch.delenv("IPYFLEET_SHM_DIR", raising=False)
+    assert paths.blob_dir(INSTANCE) == Path("/dev/shm") / name
+    monkeypatch.setenv("IPYFLEET_SHM_DIR", "/elsewhere")
+    assert paths.blob_dir(INSTANCE) == Path("/elsewhere") / name
 
 
 class TestMakePrivateDir:

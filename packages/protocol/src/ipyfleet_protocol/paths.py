@@ -109,10 +109,14 @@ def runtime_dir(instance: str) -> Path:
 def blob_dir(instance: str) -> Path:
     """Return the directory of a cluster instance's shared memory; `blobs.BlobStore` makes it.
 
+    In ``$IPYFLEET_SHM_DIR`` where that is set (to a directory on a file system in memory), else in
+    ``/dev/shm``.
+
     Raises:
         ValueError: if `instance` is not hexadecimal.
     """
-    return Path("/dev/shm") / f"ipyfleet-{os.getuid()}-{_short(instance)}"
+    base = os.environ.get("IPYFLEET_SHM_DIR") or "/dev/shm"
+    return Path(base) / f"ipyfleet-{os.getuid()}-{_short(instance)}"
 
 
 def make_private_dir(path: Path) -> Path:
