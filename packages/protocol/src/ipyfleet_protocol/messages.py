@@ -444,11 +444,14 @@ class EngineExited(Message, tag="EngineExited"):
         peer: the engine's peer id.
         status: exit code, or minus the signal's number.
         reason: plain words: the signal's name or exit code, memory, last lines of its log.
+        running: ordinal of the task that it ran when it died, -1 where the agent cannot tell. With it
+            the error goes to the task that was at fault and not to one whose result was unsent.
     """
 
     peer: bytes
     status: int
     reason: str
+    running: int = -1
 
 
 class SignalEngines(Message, tag="SignalEngines"):
