@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import pickle
 import sys
+import textwrap
 from typing import Any
 
 from ipyfleet_protocol.namespace import set_namespace
@@ -24,7 +25,7 @@ def reset() -> None:
 
 def execute(source: str) -> None:
     """Run code in the namespace."""
-    exec(source, NAMESPACE)
+    exec(textwrap.dedent(source), NAMESPACE)
 
 
 def names() -> list[str]:

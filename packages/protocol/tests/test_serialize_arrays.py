@@ -8,11 +8,13 @@ BIG = 10 * IN_BAND_MAX_BYTES
 
 
 def round_trip(obj, frame=bytearray):
+    """What the receiver gets of an object, its frames being of the given kind."""
     packed = pack(obj)
     return unpack(packed.pickle, [memoryview(frame(buffer)) for buffer in packed.buffers])
 
 
 def make(dtype, size):
+    """An array of some numbers, or what they are as the dtype."""
     return (numpy.arange(size) % 100).astype(dtype)
 
 
@@ -42,12 +44,14 @@ CASES = {
 
 
 def assert_same(back, array):
+    """Equal in type, dtype, shape and content."""
     assert type(back) is type(array)
     assert (back.dtype, back.shape) == (array.dtype, array.shape)
     assert numpy.array_equal(back, array)
 
 
 def assert_writable(back):
+    """All of the array can be written to."""
     assert back.flags.writeable
     back[...] = back.flat[0] if back.size else 0
 

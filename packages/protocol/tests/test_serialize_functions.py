@@ -1,7 +1,9 @@
 import functools
 import gc
 import math
+import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,12 +23,14 @@ MANY = "x" * 2**21
 
 
 def main_module(source: str, **names: Any) -> dict[str, Any]:
+    """Run code as a session does whose namespace is ``__main__``."""
     namespace: dict[str, Any] = {"__name__": "__main__", **names}
     exec(compile(source, "<cell>", "exec"), namespace)
     return namespace
 
 
 def main_function(source: str) -> Any:
+    """The ``f`` that code in ``__main__`` defines."""
     return main_module(source)["f"]
 
 
@@ -138,43 +142,22 @@ def test_huge_functions_have_a_random_digest():
     assert not first.reusable
 
 
-REUSABLE = {
-    "function": (True, "def f(x): return x"),
-    "immutable defaults": (True, "def f(x=1, y=(2, 'a', None), *, z=b''): return x"),
-    "mutable default": (False, "def f(x=[]): return x"),
-    "mutable keyword default": (False, "def f(*, x={}): return x"),
-    "mutable in a tuple": (False, "def f(x=(1, [])): return x"),
-    "closure of an int": (True, "def outer(n): return lambda x: x + n\nf = outer(1)"),
-    "closure of a list": (False, "def outer(n): return lambda x: n.append(x)\nf = outer([])"),
-    "counter": (False, "def outer(n):\n    def f():\n        nonlocal n\n        n += 1\n        return n\n    return f\nf = outer(1)"),
-    "counter within": (False, "def outer(n):\n    def f():\n        def up():\n            nonlocal n\n            n += 1\n        up()\n        return n\n    return f\nf = outer(1)"),
-    "counter of its own": (True, "def outer(m):\n    def f():\n        n = m\n        def up():\n            nonlocal n\n            n += 1\n        up()\n        return n\n    return f\nf = outer(1)"),
-    "recursive closure": (True, "def outer():\n    def f(n): return f(n - 1) if n else 0\n    return f\nf = outer()"),
-    "closure of a closure of a list": (False, "def outer(n):\n    g = lambda: n\n    return lambda: g()\nf = outer([])"),
-    "closure of a module": (True, "def outer():\n    import math\n    return lambda: math.pi\nf = outer()"),
-    "attribute": (False, "def f(): f.n += 1\nf.n = 0"),
-    "decorated": (True, "import functools\ndef deco(g):\n    @functools.wraps(g)\n    def w(*a): return g(*a)\n    return w\n@deco\ndef f(x): return x"),
-    "decorated with a memory": (False, "import functools\ndef deco(g):\n    seen = {}\n    @functools.wraps(g)\n    def w(*a): return seen.setdefault(a, g(*a))\n    return w\n@deco\ndef f(x): return x"),
-    "lru_cache": (True, "import functools\n@functools.lru_cache\ndef f(x): return x"),
-    "partial": (True, "import functools\nf = functools.partial(lambda x, y: x, 1, y=2)"),
-    "partial of a list": (False, "import functools\nf = functools.partial(lambda x: x, [])"),
-    "partial with a mutable keyword": (False, "import functools\nf = functools.partial(lambda x: x, x=[])"),
-    "bound method": (False, "class A:\n    def f(self): return self\nf = A().f"),
-    "method of a list": (False, "f = [].append"),
-    "callable object": (False, "class A:\n    def __call__(self): return self\nf = A()"),
-    "class": (False, "class f: n = []"),
-    "builtin": (True, "f = len"),
-    "of a module": (True, "from json import dumps as f"),
-    "class of a module": (True, "from collections import OrderedDict as f"),
-    "class method of a module": (False, "import datetime\nf = datetime.date.fromtimestamp"),
-}  # fmt: skip
+def read_cases(name: str) -> dict[str, str]:
+    """The source of each case in a file, by the case's name."""
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    parts = [part.split("\n", 1) for part in text.split("\n=== ")[1:]]
+    return dict(parts)
+
+
+REUSABLE = read_cases("cases_reusable.txt")
+SELF_NAMES = read_cases("cases_self_name.txt")
 
 
 @pytest.mark.parametrize("name", REUSABLE)
 def test_reusable(name):
     """An engine may keep a function only where no call can leave anything behind in it."""
-    reusable, source = REUSABLE[name]
-    assert pack_function(main_function(source)).function.reusable is reusable
+    case = main_module(REUSABLE[name])
+    assert pack_function(case["f"]).function.reusable is case["reusable"]
 
 
 def test_reference_as_function():
@@ -191,26 +174,11 @@ def test_reference_as_function():
         set_namespace(None)
 
 
-SELF_NAMES = {
-    "plain": ("", "def f(x): return x"),
-    "recursive": ("f", "def f(n): return f(n - 1)"),
-    "in a nested function": ("f", "def f(n): return [f(m) for m in range(n)] and (lambda: f)"),
-    "lambda": ("f", "f = lambda n: f(n - 1)"),
-    "under another name": ("g", "def f(n): return g(n)\ng = f"),
-    "attribute of that name": ("", "def f(n): return n.f"),
-    "global of another thing": ("", "def f(n): return h(n)\nh = len"),
-    "cached": ("f", "import functools\n@functools.cache\ndef f(n): return f(n - 1)"),
-    "decorated": ("f", "import functools\ndef d(g):\n    @functools.wraps(g)\n    def w(n): return g(n)\n    return w\n@d\ndef f(n): return f(n - 1)"),
-    "module function": ("", "from json import dumps as f"),
-    "class": ("", "class f: pass"),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("name", SELF_NAMES)
 def test_self_name(name):
     """The self name is the global by which a function of __main__ calls itself."""
-    self_name, source = SELF_NAMES[name]
-    assert pack_function(main_function(source)).function.self_name == self_name
+    case = main_module(SELF_NAMES[name])
+    assert pack_function(case["f"]).function.self_name == case["self_name"]
 
 
 def test_self_name_follows_the_globals():
@@ -234,10 +202,8 @@ def test_only_callables(other):
 
 def test_unpicklable_function_is_named():
     """The error for a function that cannot be sent names the function and the variable."""
-    f = main_function(
-        "import threading\ndef outer(lock): return lambda: lock\nf = outer(threading.Lock())\nf.__name__ = 'work'"
-    )
-    with pytest.raises(
-        PackError, match=r"^work closure variable 'lock': cannot pickle '_thread.lock'"
-    ):
+    f = main_module("f = (lambda lock: lambda: lock)(lock)", lock=threading.Lock())["f"]
+    f.__name__ = "work"
+    place = r"^work closure variable 'lock': cannot pickle '_thread.lock'"
+    with pytest.raises(PackError, match=place):
         pack_function(f)

@@ -1,7 +1,7 @@
 """Functions and classes that travel by value, with the receiver's namespace as globals.
 
 The only module that subclasses cloudpickle's pickler. What it relies on beyond cloudpickle's
-documented API is named, one by one, in ``tests/test_serialize_by_value.py``.
+documented API is named, one by one, in ``tests/test_serialize_cloudpickle.py``.
 
 Theory of operation. cloudpickle decides what cannot be named by reference and how classes
 travel. Functions are reduced here, since they differ in their globals:
