@@ -1,0 +1,260 @@
+"""The host agent: starts engines, watches them, tells the controller how they end.
+
+What lives here: `Agent`. What must not: the work of engines.
+
+Theory of operation
+-------------------
+The agent is single-threaded. It imports and builds everything that an engine needs, forks the engines while it owns neither
+a thread nor a zmq context, and only then opens its own link. It sleeps in one poll until the
+controller says something, a signal arrives (SIGCHLD: an engine has ended), or its lease ends. A further
+fork must first close the link (`AgentLink.close`), which is why the link is an object of its own.
+
+No engine outlives the agent: each has asked the kernel for SIGKILL at its parent's death, and a
+clean end of the agent stops them first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import signal
+import socket as sockets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import zmq
+
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.connection import ConnectionInfo, pick_url
+from ipyfleet_protocol.hosts import host_id
+from ipyfleet_protocol.ids import Channel, PeerId
+from ipyfleet_protocol.messages import (
+    PROTOCOL_VERSION,
+    AnyMessage,
+    Closing,
+    EngineExited,
+    Goodbye,
+    Hello,
+    Message,
+    Refused,
+    SignalEngines,
+    Welcome,
+)
+
+from . import __version__
+from .channel import connect, receive_all, send
+from .children import Death, Nursery
+
+log = logging.getLogger("ipyfleet.agent")
+
+STOP_GRACE_S = 2.0
+
+
+class AgentLink:
+    """The agent's socket; none of it exists before `open`, nothing is left after `close`."""
+
+    def __init__(self, info: ConnectionInfo, peer: PeerId) -> None:
+        self._info = info
+        self._peer = peer
+        self._context: zmq.Context[Any] | None = None
+        self.socket: zmq.Socket[bytes] | None = None
+
+    def open(self) -> None:
+        """Connect and say hello."""
+        info = self._info
+        url = pick_url(info)
+        keys = None
+        if url.startswith("tcp://") and info.server_public:
+            keys = (info.server_public, info.public, info.secret)
+        self._context = zmq.Context()
+        self.socket = connect(self._context, self._peer, Channel.AGENT, url, keys)
+        self.send(
+            Hello(
+                version=PROTOCOL_VERSION,
+                role="agent",
+                peer=self._peer,
+                instance=bytes.fromhex(info.instance),
+                host=host_id(),
+                hostname=sockets.gethostname(),
+                pid=os.getpid(),
+                python=".".join(platform.python_version_tuple()[:2]),
+                release=__version__,
+            )
+        )
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
+        assert self.socket is not None
+        send(self.socket, message)
+
+    def close(self) -> None:
+        """Close the socket and end zmq's threads; what is queued has a moment to leave."""
+        if self.socket is not None and self._context is not None:
+            self.socket.close(linger=200)
+            self._context.term()
+        self.socket = self._context = None
+
+
+class Agent:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        info: ConnectionInfo,
+        peer: PeerId,
+        nursery: Nursery,
+        *,
+        timeout_s: float,
+        lease_fd: int | None = None,
+    ) -> None:
+        """Make an agent; `prepare`, then start engines, then `run`.
+
+        Args:
+            info: how to reach the controller.
+            peer: the agent's peer id.
+            nursery: its engines.
+            timeout_s: how long to wait for the controller's welcome.
+            lease_fd: read end of a pipe whose owner's death ends the agent.
+        """
+        self._info = info
+        self._link = AgentLink(info, peer)
+        self._nursery = nursery
+        self._timeout_s = timeout_s
+        self._lease_fd = lease_fd
+        self._joined = False
+        self._exit_code: int | None = None
+        self._unreported: list[EngineExited] = []
+        self._signal_read, self._signal_write = os.pipe()
+        for fd in (self._signal_read, self._signal_write):
+            os.set_blocking(fd, False)
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    @property
+    def private_fds(self) -> list[int]:
+        """The agent's file descriptors, which a forked engine has to close."""
+        fds = [self._signal_read, self._signal_write]
+        return fds if self._lease_fd is None else [*fds, self._lease_fd]
+
+    def prepare(self) -> None:
+        """Have signals noticed from now on: before the first engine is started."""
+        signal.set_wakeup_fd(self._signal_write, warn_on_full_buffer=False)
+        for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            # A handler has to be there; what the poll sees is the byte in the pipe.
+            self._handlers[signum] = signal.signal(signum, lambda signum, frame: None)
+
+    def run(self) -> int:
+        """Serve until the cluster, a signal or the lease ends it; returns the exit code."""
+        try:
+            self._link.open()
+            self._serve()
+        finally:
+            for death in self._nursery.stop(STOP_GRACE_S):
+                self._report(death)
+            if self._link.socket is not None:
+                if self._joined:
+                    self._link.send(Goodbye("the agent leaves"))
+                self._link.close()
+            signal.set_wakeup_fd(-1)
+            for signum, handler in self._handlers.items():
+                signal.signal(signum, handler)
+            for fd in (self._signal_read, self._signal_write):
+                os.close(fd)
+        return self._exit_code or 0
+
+    def _serve(self) -> None:
+        assert self._link.socket is not None
+        poller = zmq.Poller()
+        poller.register(self._link.socket, zmq.POLLIN)
+        poller.register(self._signal_read, zmq.POLLIN)
+        if self._lease_fd is not None:
+            poller.register(self._lease_fd, zmq.POLLIN)
+        give_up = time.monotonic() + self._timeout_s
+        self._reap()
+        while self._exit_code is None:
+            timeout_ms = None
+            if not self._joined:
+                timeout_ms = max(1, int((give_up - time.monotonic()) * 1000) + 1)
+            events = dict(poller.poll(timeout_ms))
+            if self._signal_read in events:
+                self._handle_signals()
+            if self._lease_fd is not None and self._lease_fd in events:
+                self._check_lease()
+            receive_all(self._link.socket, self.handle)
+            if not self._joined and self._exit_code is None and time.monotonic() > give_up:
+                self._fail(
+                    f"no answer from the controller at {pick_url(self._info)} for "
+                    f"{self._timeout_s:.0f} s; is it running? Start one with `ipcontroller`, or all "
+                    "of a cluster with `ipcluster start`"
+                )
+
+    def handle(self, message: AnyMessage, frames: Sequence[Frame] = ()) -> None:
+        """Do what a message from the controller asks for."""
+        match message:
+            case Welcome():
+                self._joined = True
+                for exited in self._unreported:
+                    self._link.send(exited)
+                self._unreported.clear()
+            case SignalEngines():
+                try:
+                    self._nursery.signal(message.peers, message.signum)
+                except OSError as error:
+                    log.warning("signal %d cannot be sent: %s", message.signum, error)
+            case Closing():
+                log.info("the controller closes: %s", message.reason)
+                self._exit_code = 0
+            case Refused():
+                if self._joined:
+                    log.error("the controller refused a message: %s", message.reason)
+                else:
+                    self._fail(f"the controller refused this agent: {message.reason}")
+
+    def _handle_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._signal_read, 4096)
+            if signal.SIGTERM in data or signal.SIGINT in data:
+                log.info("stopping, on a signal")
+                self._exit_code = 0
+        self._reap()
+
+    def _check_lease(self) -> None:
+        assert self._lease_fd is not None
+        if not os.read(self._lease_fd, 4096):
+            log.info("stopping: the process that started this agent is gone")
+            self._exit_code = 0
+
+    def _reap(self) -> None:
+        for death in self._nursery.reap():
+            self._report(death)
+        if not self._nursery.children and self._exit_code is None:
+            log.info("stopping: no engine is left")
+            self._exit_code = 0
+
+    def _report(self, death: Death) -> None:
+        level = logging.INFO if death.exit_code == 0 else logging.ERROR
+        log.log(level, "engine process %d ended: %s", death.child.pid, death.notice)
+        message = EngineExited(death.child.peer, death.exit_code, death.notice)
+        if self._joined:
+            self._link.send(message)
+        else:
+            self._unreported.append(message)
+
+    def _fail(self, reason: str) -> None:
+        log.critical("%s", reason)
+        self._exit_code = 1
+
+
+def log_stem(cluster_id: str, pid: int) -> str:
+    """Return what the names of an agent's log files begin with."""
+    return f"ipengine-{cluster_id}-{pid}" if cluster_id else f"ipengine-{pid}"
+
+
+def make_log_dir(path: Path) -> Path:
+    """Make the directory of log files, private to the user, and return it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,262 @@
+"""`ipengine`: the command line of the host agent and of single engines.
+
+What lives here: options, logging, the order of what happens at start. What must not: anything that an embedder
+would need; that is in `agent` and `engine`.
+
+Heavy imports come after the options have been read and the native threads capped, so that numpy, imported
+by whatever user code, sees the cap.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from traitlets import Any as AnyTrait
+from traitlets import Bool, Float, Int, Unicode
+from traitlets.config import Application
+
+from ipyfleet_protocol import paths
+from ipyfleet_protocol.connection import ConnectionInfo, load_connection_file
+from ipyfleet_protocol.errors import ConnectionFileError
+from ipyfleet_protocol.ids import PeerId, new_peer_id
+
+from . import __version__
+from .process import cap_native_threads, die_with_parent
+
+if TYPE_CHECKING:
+    from .agent import Agent
+    from .kernel import FleetKernel
+
+log = logging.getLogger("ipyfleet.agent")
+
+_PEER_VARIABLE = "IPYFLEET_ENGINE_PEER"
+_AGENT_VARIABLE = "IPYFLEET_ENGINE_AGENT"
+
+
+class IPEngineApp(Application):
+    """Start IPython engines and link them to a controller."""
+
+    name = "ipengine"
+    version = __version__
+    description = (
+        "Start IPython engines on this host and link them to a controller.\n\n"
+        "An agent process imports everything once and forks the engines, so that they start fast; "
+        "it tells the controller when and why one ends."
+    )
+    examples = "ipengine -n 4\nipengine -n 2 --profile=mpi --cluster-id=big"
+
+    n = Int(1, min=1, help="How many engines to start.").tag(config=True)
+    profile = Unicode("default", help="The IPython profile.").tag(config=True)
+    profile_dir = Unicode("", help="The directory of the profile; wins over the name.").tag(
+        config=True
+    )
+    ipython_dir = Unicode("", help="Where the profiles are; default $IPYTHONDIR or ~/.ipython.").tag(
+        config=True
+    )
+    cluster_id = Unicode("", help="Which of the profile's clusters to join.").tag(config=True)
+    file = Unicode("", help="The connection file, if it is not in the profile.").tag(config=True)
+    lease_fd = Int(
+        -1, help="Read end of a pipe; the agent and its engines end when the other end closes."
+    ).tag(config=True)
+    timeout = Float(
+        60.0, help="Seconds to wait for the connection file, and for the controller."
+    ).tag(config=True)
+    fork = Bool(True, help="Fork engines off the agent; else start each as its own program.").tag(
+        config=True
+    )
+    single = Bool(False, help="Be one engine, without an agent.").tag(config=True)
+    log_to_file = Bool(False, help="Write the agent's log to the profile's log directory.").tag(
+        config=True
+    )
+    startup_script = Unicode("", help="A file to run in each engine's namespace first.").tag(
+        config=True
+    )
+    startup_command = Unicode("", help="Code to run in each engine's namespace first.").tag(
+        config=True
+    )
+    kernel = AnyTrait(help="The engine's kernel; GUI event loops look for it here.")
+
+    aliases = {
+        ("n", "engines"): "IPEngineApp.n",
+        "profile": "IPEngineApp.profile",
+        "profile-dir": "IPEngineApp.profile_dir",
+        "ipython-dir": "IPEngineApp.ipython_dir",
+        "cluster-id": "IPEngineApp.cluster_id",
+        "file": "IPEngineApp.file",
+        "lease-fd": "IPEngineApp.lease_fd",
+        "log-level": "Application.log_level",
+        "timeout": "IPEngineApp.timeout",
+        ("s", "startup-script"): "IPEngineApp.startup_script",
+        ("c", "startup-command"): "IPEngineApp.startup_command",
+    }
+    flags = {
+        "no-fork": (
+            {"IPEngineApp": {"fork": False}},
+            "Start each engine as its own program instead of forking it off the agent.",
+        ),
+        "single": ({"IPEngineApp": {"single": True}}, "Be one engine, without an agent."),
+        "log-to-file": (
+            {"IPEngineApp": {"log_to_file": True}},
+            "Write the agent's log to the profile's log directory.",
+        ),
+        "debug": ({"Application": {"log_level": 10}}, "Log everything."),
+    }
+
+    def initialize(self, argv: list[str] | None = None) -> None:
+        """Read the command line and the profile's ``ipengine_config.py``."""
+        self.parse_command_line(argv)
+        self.load_config_file("ipengine_config", path=[str(self.profile_path)])
+
+    @property
+    def profile_path(self) -> Path:
+        """The directory of the profile."""
+        return paths.profile_dir(
+            self.profile, self.profile_dir or None, self.ipython_dir or None
+        )
+
+    @property
+    def file_path(self) -> Path:
+        """The connection file."""
+        if self.file:
+            return Path(self.file).expanduser().absolute()
+        return paths.connection_file(self.profile_path, self.cluster_id, "engine")
+
+    def start(self) -> None:
+        """Run until the cluster ends; then exit the process."""
+        try:
+            exit_code = self._run_single() if self.single else self._run_agent()
+        except ConnectionFileError as error:
+            log.critical("%s", error)
+            exit_code = 1
+        self.exit(exit_code)
+
+    # -- one engine without an agent ----------------------------------------------------------
+
+    def _run_single(self) -> int:
+        agent = os.environ.pop(_AGENT_VARIABLE, "")
+        peer = PeerId(bytes.fromhex(os.environ.pop(_PEER_VARIABLE, ""))) or new_peer_id()
+        agent_peer, _, agent_pid = agent.partition(":")
+        if agent_pid:
+            die_with_parent(int(agent_pid))
+        self._start_logging(None)
+        self.kernel = self._make_kernel()
+        info = self._load_connection()
+        return self._run_engine(info, peer, bytes.fromhex(agent_peer))
+
+    def _run_engine(self, info: ConnectionInfo, peer: PeerId, agent: bytes) -> int:
+        from .engine import EngineSettings, run_engine
+
+        settings = EngineSettings(
+            info,
+            peer,
+            agent,
+            timeout_s=self.timeout,
+            startup_script=self.startup_script,
+            startup_command=self.startup_command,
+        )
+        return run_engine(settings, self.kernel)
+
+    # -- the agent ----------------------------------------------------------------------------
+
+    def _run_agent(self) -> int:
+        from .agent import Agent, log_stem, make_log_dir
+        from .children import Nursery
+
+        logs = make_log_dir(paths.log_dir(self.profile_path))
+        stem = log_stem(self.cluster_id, os.getpid())
+        self._start_logging(logs / f"{stem}.log" if self.log_to_file else None)
+        cap_native_threads(self.n, os.cpu_count(), os.environ)
+        if self.fork:
+            self.kernel = self._make_kernel()
+            self._warm_up(self.kernel)
+        info = self._load_connection()
+        peer = new_peer_id()
+        nursery = Nursery(logs, stem)
+        agent = Agent(
+            info,
+            peer,
+            nursery,
+            timeout_s=self.timeout,
+            lease_fd=None if self.lease_fd < 0 else self.lease_fd,
+        )
+        agent.prepare()
+        for _ in range(self.n):
+            if self.fork:
+                self._fork_engine(agent, nursery, info, peer)
+            else:
+                self._spawn_engine(nursery, peer)
+        log.info("started %d engines; their logs are %s-*.log", self.n, logs / stem)
+        return agent.run()
+
+    def _fork_engine(
+        self, agent: Agent, nursery: Any, info: ConnectionInfo, agent_peer: PeerId
+    ) -> None:
+        nursery.fork(lambda peer: self._run_engine(info, peer, agent_peer), agent.private_fds)
+
+    def _spawn_engine(self, nursery: Any, agent_peer: PeerId) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "ipyfleet_engine",
+            "--single",
+            f"--file={self.file_path}",
+            f"--timeout={self.timeout}",
+            f"--log-level={self.log_level}",
+            f"--profile-dir={self.profile_path}",
+            f"--startup-script={self.startup_script}",
+            f"--startup-command={self.startup_command}",
+        ]
+
+        def environ(peer: PeerId) -> Mapping[str, str]:
+            agent = f"{agent_peer.hex()}:{os.getpid()}"
+            return {**os.environ, _PEER_VARIABLE: peer.hex(), _AGENT_VARIABLE: agent}
+
+        nursery.spawn(command, environ)
+
+    # -- common -------------------------------------------------------------------------------
+
+    def _load_connection(self) -> ConnectionInfo:
+        return load_connection_file(self.file_path, timeout_s=self.timeout, alive=True)
+
+    def _make_kernel(self) -> FleetKernel:
+        from .kernel import make_kernel
+        from .output import OutputCollector
+
+        return make_kernel(OutputCollector(), self.config)
+
+    @staticmethod
+    def _warm_up(kernel: FleetKernel) -> None:
+        """Have everything imported and cached that an engine's first tasks need; then freeze it.
+
+        What is in memory now is shared by all engines as long as nobody writes to it; the garbage
+        collector would, so it is told to leave these objects alone.
+        """
+        from . import engine  # noqa: F401 - imported for its imports
+        from .ipykernel_hooks import warm_up
+
+        warm_up(kernel)
+        gc.collect()
+        gc.freeze()
+
+    def _start_logging(self, path: Path | None) -> None:
+        handler: logging.Handler
+        handler = logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path)
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s [ipengine %(process)d] %(levelname)s %(message)s")
+        )
+        root = logging.getLogger("ipyfleet")
+        root.addHandler(handler)
+        root.setLevel(self.log_level)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `ipengine`."""
+    app = IPEngineApp.instance()
+    app.initialize(argv)
+    app.start()

@@ -1,0 +1,196 @@
+"""Engine processes as their agent sees them: forked or spawned, watched, reaped.
+
+What lives here: `Child`, `Nursery`. What must not: sockets; a process that forks must own no zmq context.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ipyfleet_protocol.ids import PeerId, new_peer_id
+
+from .process import (
+    close_input,
+    death_notice,
+    describe_exit,
+    die_with_parent,
+    redirect_output,
+    reseed,
+)
+
+log = logging.getLogger("ipyfleet.agent")
+
+
+class Child(NamedTuple):
+    """An engine's process.
+
+    Attributes:
+        pid: of the process.
+        peer: the engine's peer id.
+        number: 0 for the agent's first engine, and so on.
+        log: its log file.
+        popen: the handle if it was spawned, None if it was forked.
+    """
+
+    pid: int
+    peer: PeerId
+    number: int
+    log: Path
+    popen: subprocess.Popen[bytes] | None = None
+
+
+class Death(NamedTuple):
+    """The end of an engine's process: exit code or minus the signal's number, and words for it."""
+
+    child: Child
+    exit_code: int
+    notice: str
+
+
+class Nursery:
+    """The engines of one agent.
+
+    Attributes:
+        children: those that live, by pid.
+    """
+
+    def __init__(self, log_dir: Path, log_stem: str) -> None:
+        """Make an empty one; engine n logs to ``<log_dir>/<log_stem>-<n>.log``."""
+        self.children: dict[int, Child] = {}
+        self._log_dir = log_dir
+        self._log_stem = log_stem
+        self._next_number = 0
+
+    def fork(self, run: Callable[[PeerId], int], close_fds: Iterable[int]) -> Child:
+        """Fork an engine.
+
+        Args:
+            run: called in the child with its peer id; returns the exit code.
+            close_fds: what the child is to close.
+
+        Returns:
+            The child, in the parent only: the child's process ends here.
+        """
+        number, peer, path = self._next()
+        parent = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            _be_child(parent, path, close_fds, lambda: run(peer))
+        child = Child(pid, peer, number, path)
+        self.children[pid] = child
+        return child
+
+    def spawn(self, command: Sequence[str], environ: Callable[[PeerId], Mapping[str, str]]) -> Child:
+        """Start an engine as a program of its own.
+
+        Args:
+            command: the program.
+            environ: its environment, given its peer id.
+        """
+        number, peer, path = self._next()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            popen = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, env=dict(environ(peer))
+            )
+        finally:
+            os.close(fd)
+        child = Child(popen.pid, peer, number, path, popen)
+        self.children[child.pid] = child
+        return child
+
+    def reap(self) -> list[Death]:
+        """Return the engines that have ended since the last call."""
+        deaths = []
+        for child in list(self.children.values()):
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if pid == 0:
+                continue
+            del self.children[pid]
+            exit_code = os.waitstatus_to_exitcode(status)
+            if child.popen is not None:
+                child.popen.returncode = exit_code
+            if exit_code == 0:
+                notice = describe_exit(0)
+            else:
+                notice = death_notice(exit_code, usage.ru_maxrss, child.log)
+            deaths.append(Death(child, exit_code, notice))
+        return deaths
+
+    def signal(self, peers: Iterable[bytes], signum: int) -> None:
+        """Send a signal to engines; those that are gone are left out."""
+        wanted = set(peers)
+        for child in self.children.values():
+            if child.peer in wanted:
+                # Not reaped yet, so the pid cannot be another process's.
+                os.kill(child.pid, signum)
+
+    def stop(self, grace_s: float) -> list[Death]:
+        """End all engines: SIGTERM, and SIGKILL after `grace_s`. Returns when none is left."""
+        self.signal([child.peer for child in self.children.values()], signal.SIGTERM)
+        deaths = []
+        deadline = time.monotonic() + grace_s
+        killed = False
+        while self.children:
+            deaths += self.reap()
+            if not self.children:
+                break
+            if not killed and time.monotonic() > deadline:
+                self.signal([child.peer for child in self.children.values()], signal.SIGKILL)
+                killed = True
+            # The handlers of SIGCHLD may be gone by now; a short sleep needs none.
+            time.sleep(0.005)
+        return deaths
+
+    def _next(self) -> tuple[int, PeerId, Path]:
+        number = self._next_number
+        self._next_number += 1
+        return number, new_peer_id(), self._log_dir / f"{self._log_stem}-{number}.log"
+
+
+def _be_child(
+    parent: int, path: Path, close_fds: Iterable[int], run: Callable[[], int]
+) -> None:
+    """Become an engine, in a process just forked. Does not return."""
+    exit_code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        for signum in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(signum, signal.SIG_DFL)
+        # Until the engine's own handler is there: Ctrl-C in a terminal reaches every process in it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        die_with_parent(parent)
+        for fd in close_fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        close_input()
+        redirect_output(path)
+        faulthandler.enable(2)
+        reseed()
+        exit_code = run()
+    except SystemExit as error:
+        exit_code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        log.critical("the engine failed", exc_info=True)
+    finally:
+        # As multiprocessing does: user code may have registered what has to run at the end, but
+        # the stack below belongs to the agent.
+        try:
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(exit_code)

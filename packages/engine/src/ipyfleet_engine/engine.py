@@ -1,0 +1,206 @@
+"""One engine: the process from its fork (or start) to its end.
+
+What lives here: `EngineSettings` and `run_engine`, which puts kernel, runner, channel and link together. What must
+not: command lines, forking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import zmq
+
+from ipyfleet_protocol.blobs import BlobStore
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.connection import ConnectionInfo, pick_url
+from ipyfleet_protocol.hosts import host_id
+from ipyfleet_protocol.ids import Channel, PeerId
+from ipyfleet_protocol.messages import AnyMessage, Closing, Refused, RunTasks
+from ipyfleet_protocol.namespace import set_namespace
+
+from . import __version__
+from .channel import TaskChannel, connect
+from .interrupts import InterruptHandler, in_user_code
+from .link import Endpoint, EngineLink, State
+from .output import install_streams
+from .runner import TaskRunner
+
+if TYPE_CHECKING:
+    from .kernel import FleetKernel
+
+log = logging.getLogger("ipyfleet.engine")
+
+_SWITCH_INTERVAL_S = 0.001
+
+
+class EngineSettings(NamedTuple):
+    """What an engine is told.
+
+    Attributes:
+        info: the content of its connection file.
+        peer: who it is.
+        agent: the agent's peer id, or empty.
+        timeout_s: how long to wait for the controller.
+        wanted_id: the engine id it would like, or -1.
+        startup_script: a file to run in the namespace first, or "".
+        startup_command: code to run in the namespace first, or "".
+    """
+
+    info: ConnectionInfo
+    peer: PeerId
+    agent: bytes = b""
+    timeout_s: float = 60.0
+    wanted_id: int = -1
+    startup_script: str = ""
+    startup_command: str = ""
+
+
+class Engine:
+    """See the module docstring."""
+
+    def __init__(self, settings: EngineSettings, kernel: FleetKernel) -> None:
+        info = settings.info
+        url = pick_url(info)
+        keys = None
+        if url.startswith("tcp://") and info.server_public:
+            keys = (info.server_public, info.public, info.secret)
+        self._settings = settings
+        self._kernel = kernel
+        self._endpoint = Endpoint(
+            url=url,
+            keys=keys,
+            instance=bytes.fromhex(info.instance),
+            peer=settings.peer,
+            agent=settings.agent,
+            host=host_id(),
+            release=__version__,
+            wanted_id=settings.wanted_id,
+            timeout_s=settings.timeout_s,
+        )
+        self._blobs = BlobStore(Path(info.blob_dir), settings.peer)
+        self._loop: asyncio.AbstractEventLoop
+        self._runner: TaskRunner
+        self._channel: TaskChannel
+        self._link: EngineLink
+
+    def run(self) -> int:
+        """Join the cluster and run tasks until the engine is to leave; return the exit code."""
+        self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)
+        context: zmq.Context[Any] = zmq.Context()
+        try:
+            self._loop.run_until_complete(self._prepare(context))
+            self._run_loop()
+        finally:
+            self._close(context)
+        return self._link.exit_code
+
+    async def _prepare(self, context: zmq.Context[Any]) -> None:
+        kernel, loop = self._kernel, self._loop
+        kernel.start_engine(self._settings.peer.hex())
+        set_namespace(kernel.shell.user_ns)
+        install_streams(kernel.collector)
+        os.register_at_fork(after_in_child=kernel.collector.detach)
+        # Results that are due must not wait 5 ms for a thread that computes.
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        interrupts = InterruptHandler(loop)
+        interrupts.install()
+        signal.signal(signal.SIGTERM, self._handle_sigterm)
+        await self._run_startup_code()
+        self._runner = TaskRunner(
+            kernel,
+            loop=loop,
+            interrupts=interrupts,
+            blobs=self._blobs,
+            host=self._endpoint.host,
+            on_waiting_results=lambda: self._link.arm_results(),
+        )
+        self._link = EngineLink(
+            self._endpoint,
+            self._runner,
+            kernel.collector,
+            on_leaving=self._stop_from_link,
+            clear=self._clear_namespace,
+        )
+        kernel.collector.on_first = self._link.arm_output
+        point = self._endpoint
+        socket = connect(context, point.peer, Channel.TASK, point.url, point.keys)
+        self._channel = TaskChannel(socket, self._handle)
+        self._runner.attach(self._channel)
+        self._channel.send(point.attach())
+        self._link.start(context)
+        loop.add_reader(self._channel.fd, self._runner.pump)
+        loop.call_soon(self._runner.pump)
+
+    async def _run_startup_code(self) -> None:
+        shell = self._kernel.shell
+        if self._settings.startup_script:
+            shell.safe_execfile_ipy(self._settings.startup_script, raise_exceptions=False)
+        if self._settings.startup_command:
+            shell.run_cell(self._settings.startup_command, store_history=False)
+
+    def _run_loop(self) -> None:
+        while not self._runner.stopping:
+            try:
+                self._loop.run_forever()
+            except KeyboardInterrupt:
+                # From a background asyncio task of user code: asyncio lets it through.
+                log.warning("KeyboardInterrupt in background code", exc_info=True)
+            except SystemExit:
+                log.warning("SystemExit in background code; the engine goes on", exc_info=True)
+
+    def _handle(self, message: AnyMessage, frames: Sequence[Frame]) -> None:
+        match message:
+            case RunTasks():
+                self._runner.handle(message, frames)
+            case Closing():
+                self._link.leave(0)
+            case Refused():
+                log.error("the controller refused a message: %s", message.reason)
+
+    def _handle_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        # The second thread has read the signal from its pipe already, or will, and says goodbye.
+        self._stop()
+        if in_user_code(frame):
+            raise SystemExit(128 + signum)
+
+    def _stop(self) -> None:
+        self._runner.stopping = True
+        self._loop.stop()
+
+    def _stop_from_link(self) -> None:
+        self._runner.stopping = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _clear_namespace(self) -> None:
+        self._kernel.shell.reset(new_session=False)
+
+    def _close(self, context: zmq.Context[Any]) -> None:
+        if hasattr(self, "_link"):
+            self._runner.flush()
+            if self._link.state is not State.LEAVING:
+                self._link.leave(0)
+            self._link.join()
+            self._channel.close()
+        context.term()
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        self._loop.close()
+
+
+def run_engine(settings: EngineSettings, kernel: FleetKernel) -> int:
+    """Be an engine until the cluster or a signal ends it; in the main thread.
+
+    Returns:
+        The process's exit code.
+    """
+    assert threading.current_thread() is threading.main_thread()
+    return Engine(settings, kernel).run()

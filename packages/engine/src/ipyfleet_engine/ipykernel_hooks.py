@@ -1,0 +1,175 @@
+"""Everything of ipykernel and IPython that is used though it is not documented API.
+
+The one module that may. Each use has a test of its own in ``tests/test_ipykernel_hooks.py`` that says what
+it relies on, so that a release which breaks us breaks exactly that test. The uses:
+
+* `without_debugger`: making an ``IPythonKernel`` imports debugpy if it can, which costs 0.2 s and 20 MB, and
+  builds a debugger that needs sockets; it takes a failing import as "no debugger".
+* `MainThreadOnly`: ``do_execute`` asks ``kernel.shell_channel_thread.parent_thread`` whether it runs in the main
+  thread when a cell has top-level await, and uses ``kernel.io_loop`` to cancel it on SIGINT.
+* `FleetShell._showtraceback`: the one place through which IPython shows an error; it gets the exception
+  object, which the reply of ``do_execute`` has not.
+* `render_traceback`: ``shell.InteractiveTB.structured_traceback`` and ``_render_traceback_``, as
+  ``shell.showtraceback`` uses them, for an exception that is not the current one.
+* `publish_execute_input`: the content of ``execute_input`` as ``Kernel.execute_request`` publishes it, with the
+  execution count that `do_execute` is going to use.
+* `refuse_input`: ``do_execute`` replaces ``builtins.input`` and ``getpass.getpass`` by ``kernel.raw_input`` and
+  ``kernel.getpass`` while it runs, and puts back what it found.
+"""
+
+from __future__ import annotations
+
+import builtins
+import getpass
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ipykernel.zmqshell import ZMQInteractiveShell
+
+if TYPE_CHECKING:
+    from ipykernel.ipkernel import IPythonKernel
+
+_RENDER_BUDGET_S = 1.0
+"""Seconds of each ten that may go into tracebacks with colours and context; the rest are plain."""
+
+
+@contextmanager
+def without_debugger() -> Iterator[None]:
+    """Make ipykernel find no debugger while it constructs a kernel."""
+    absent = "debugpy" not in sys.modules
+    if absent:
+        sys.modules["debugpy"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["debugpy"]
+
+
+class MainThreadOnly:
+    """Stands in for ipykernel's shell channel thread: all cells run in the main thread."""
+
+    def __init__(self) -> None:
+        self.parent_thread = threading.main_thread()
+
+
+class FleetShell(ZMQInteractiveShell):
+    """The engine's shell: remembers the exception object of the last error that was shown."""
+
+    last_shown: BaseException | None = None
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+        self.last_shown = evalue
+        super()._showtraceback(etype, evalue, stb)
+
+
+def publish_execute_input(kernel: IPythonKernel, code: str) -> None:
+    """Publish code that is about to be executed, as a kernel does for a cell."""
+    assert kernel.session is not None and kernel.shell is not None
+    kernel.session.send(
+        None,
+        "execute_input",
+        {"code": code, "execution_count": kernel.shell.execution_count},
+    )
+
+
+def refuse_input(kernel: IPythonKernel) -> None:
+    """Make `input` and `getpass` of every task the kernel's, which refuse."""
+    builtins.input = kernel.raw_input
+    getpass.getpass = kernel.getpass
+
+
+class TracebackRenderer:
+    """Renders exceptions of tasks as IPython does, without the frames of the engine itself.
+
+    IPython takes some ten milliseconds for one. A map of a hundred thousand items that all fail
+    must not take an hour: when a second of the last ten went into it, the plain form of Python is used.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._window_start = 0.0
+        self._spent_s = 0.0
+
+    def render(self, exc: BaseException) -> list[str]:
+        """Return the lines of the exception's traceback; whatever it is, without raising."""
+        start = time.monotonic()
+        if start - self._window_start > 10:
+            self._window_start = start
+            self._spent_s = 0.0
+        tb = strip_own_frames(exc.__traceback__)
+        lines = None
+        if self._spent_s < _RENDER_BUDGET_S:
+            lines = self._render_as_ipython(exc, tb)
+            self._spent_s += time.monotonic() - start
+        if lines is None:
+            lines = _render_plain(exc, tb)
+        return lines
+
+    def _render_as_ipython(
+        self, exc: BaseException, tb: TracebackType | None
+    ) -> list[str] | None:
+        try:
+            if hasattr(exc, "_render_traceback_"):
+                lines = exc._render_traceback_()
+            elif isinstance(exc, SyntaxError):
+                lines = self._shell.SyntaxTB.structured_traceback(type(exc), exc, [])
+            elif isinstance(exc, BaseExceptionGroup):
+                return None
+            else:
+                lines = self._shell.InteractiveTB.structured_traceback(type(exc), exc, tb)
+            return [str(line) for line in lines]
+        except Exception:
+            # User code takes part (__repr__, __str__, _render_traceback_), and deep recursion or
+            # lack of memory shows here first; the plain form asks for less.
+            return None
+
+
+def _render_plain(exc: BaseException, tb: TracebackType | None) -> list[str]:
+    try:
+        lines = traceback.format_exception(type(exc), exc, tb, limit=-50)
+    except Exception as error:
+        return [f"{type(exc).__name__}: <its traceback cannot be shown: {type(error).__name__}>"]
+    return "".join(lines).splitlines()
+
+
+_OWN_PACKAGES = ("ipyfleet_engine.", "ipyfleet_protocol.")
+
+
+def strip_own_frames(tb: TracebackType | None) -> TracebackType | None:
+    """Return the traceback from the first frame on that is not the engine's own machinery."""
+    first = tb
+    while tb is not None:
+        if not is_own_frame(tb.tb_frame):
+            return tb
+        tb = tb.tb_next
+    # Only our own frames (the arguments did not unpickle, say): better than nothing.
+    return first
+
+
+def is_own_frame(frame: FrameType) -> bool:
+    """Tell whether a frame runs code of the engine or of the protocol package."""
+    return str(frame.f_globals.get("__name__", "")).startswith(_OWN_PACKAGES)
+
+
+def warm_up(kernel: Any) -> None:
+    """Run a cell and render an error, for the imports and caches that the first ones fill.
+
+    The kernel is left as it was: no history, no execution count, no output.
+    """
+    import asyncio
+
+    # Another import that only the pickling of a function by value makes.
+    import ipyfleet_protocol.serialize.by_value  # noqa: F401
+
+    asyncio.run(kernel.do_execute("pass", True, False))
+    try:
+        raise ValueError("warm-up")
+    except ValueError as error:
+        TracebackRenderer(kernel.shell).render(error)

@@ -1,0 +1,135 @@
+"""The engine's kernel: a full `IPythonKernel` that has no sockets of its own.
+
+What lives here: `FleetKernel` and `make_kernel`. What must not: tasks, the link to the controller, and
+anything undocumented of ipykernel (`ipykernel_hooks` is for that).
+"""
+
+from __future__ import annotations
+
+import logging
+import types
+from typing import Any, NoReturn
+
+from ipykernel.ipkernel import IPythonKernel
+from IPython.core.error import StdinNotImplementedError
+from traitlets import Type
+from traitlets.config import Config
+
+from ipyfleet_protocol.ids import PeerId, format_msg_id
+
+from .ipykernel_hooks import (
+    FleetShell,
+    MainThreadOnly,
+    publish_execute_input,
+    refuse_input,
+    without_debugger,
+)
+from .output import OutputCollector
+from .session import FleetSession
+
+
+class FleetKernel(IPythonKernel):
+    """An IPython kernel whose requests come from the controller.
+
+    Attributes:
+        collector: where its output goes.
+    """
+
+    shell_class = Type(FleetShell)
+    collector: OutputCollector
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shell_channel_thread = MainThreadOnly()
+
+    def get_parent(self, channel: str | None = None) -> dict[str, Any]:
+        """Return a Jupyter message that stands for the running task, as the parent of its output."""
+        task = self.collector.task
+        if task is None:
+            return {}
+        header = {
+            "msg_id": format_msg_id(PeerId(task.client), task.seq),
+            "msg_type": "execute_request",
+            "session": task.client.hex(),
+            "username": "",
+        }
+        return {"header": header, "parent_header": {}, "metadata": {}, "content": {}}
+
+    def raw_input(self, prompt: str = "") -> NoReturn:
+        """Refuse `input()`.
+
+        Raises:
+            StdinNotImplementedError: always.
+        """
+        raise StdinNotImplementedError(
+            "input() was called on an engine, which has nobody to ask; pass the value as an "
+            "argument, or push it into the namespace first: view['name'] = value"
+        )
+
+    def getpass(self, prompt: str = "", stream: Any = None, **kwargs: Any) -> NoReturn:
+        """Refuse `getpass.getpass()`.
+
+        Raises:
+            StdinNotImplementedError: always.
+        """
+        raise StdinNotImplementedError(
+            "getpass() was called on an engine, which has nobody to ask; pass the value as an argument"
+        )
+
+    async def run_code(self, code: str, *, silent: bool) -> dict[str, Any]:
+        """Execute code as a notebook cell.
+
+        Args:
+            code: the code; magics and top-level await included.
+            silent: publish neither input nor result and keep no history.
+
+        Returns:
+            The content of an ``execute_reply``; after an error with the exception under ``exception``.
+        """
+        shell = self.shell
+        if not silent:
+            publish_execute_input(self, code)
+        parent = self.get_parent()
+        self.set_parent([], parent)
+        shell.last_shown = None
+        reply = await self.do_execute(code, silent, store_history=not silent)
+        if reply["status"] == "error":
+            reply["exception"] = shell.last_shown
+            shell.last_shown = None
+        return reply
+
+    def start_engine(self, ident: str) -> None:
+        """Take up the work in the process that is going to be the engine.
+
+        Args:
+            ident: the engine's peer id, in hex.
+        """
+        from tornado.ioloop import IOLoop
+
+        self.ident = ident
+        self.io_loop = IOLoop.current()
+        refuse_input(self)
+
+
+def make_kernel(collector: OutputCollector, config: Config | None = None) -> FleetKernel:
+    """Return the process's kernel.
+
+    It starts no thread, opens no socket and no file, so that an agent can make it once and fork
+    engines that have it. Its namespace becomes that of the module ``__main__``.
+    """
+    config = Config() if config is None else config.copy()
+    # History is kept in memory for the engine's life; a database would need a thread.
+    config.HistoryManager.enabled = False
+    main = types.ModuleType("__main__", "The namespace of an engine.")
+    session = FleetSession()
+    session.collector = collector
+    with without_debugger():
+        kernel = FleetKernel.instance(
+            session=session,
+            user_module=main,
+            user_ns=main.__dict__,
+            config=config,
+            log=logging.getLogger("ipyfleet.kernel"),
+        )
+    kernel.collector = collector
+    return kernel

@@ -1,0 +1,406 @@
+"""The engine's link to the controller: its second thread.
+
+What lives here: `EngineLink`, the thread that owns the sockets CONTROL and OUTPUT, says hello, answers the
+controller while user code runs, and sends what must not wait for user code. What must not: user code, the
+TASK socket.
+
+Theory of operation
+-------------------
+The thread sleeps until CONTROL has something or somebody writes to its wake-up pipe. The main thread does so
+when results wait while it begins a task (`arm_results`); the thread then looks every 2 ms, until for a
+while nothing has waited: a steady stream of short tasks costs 500 looks per second and not a wake-up per
+batch. Output that begins to wait does so too (`arm_output`); it is sent every 25 ms. The C-level signal handler
+writes signal numbers into the same pipe, so that SIGTERM is noticed whatever the main thread does.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import platform
+import signal
+import socket as sockets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import zmq
+
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.ids import Channel, PeerId
+from ipyfleet_protocol.messages import (
+    PROTOCOL_VERSION,
+    AnyMessage,
+    Attach,
+    ClearNamespace,
+    Closing,
+    ControlReply,
+    DropTasks,
+    EngineControl,
+    ErrorInfo,
+    Goodbye,
+    Hello,
+    Message,
+    Output,
+    PingEngine,
+    Recall,
+    Recalled,
+    Refused,
+    SendSignal,
+    StopEngine,
+    Welcome,
+)
+
+from .channel import connect, receive_all, send
+from .output import OutputCollector
+from .runner import DUE_S, TaskRunner
+
+log = logging.getLogger("ipyfleet.engine")
+
+OUTPUT_INTERVAL_S = 0.025
+OUTPUT_MESSAGE_BYTES = 256 * 1024
+OUTPUT_QUEUE_MESSAGES = 32
+ARMED_FOR_S = 0.1
+LEAVE_GRACE_S = 1.5
+
+
+class State(enum.Enum):
+    """Where the engine stands."""
+
+    JOINING = "joining"
+    JOINED = "joined"
+    LEAVING = "leaving"
+
+
+class Endpoint(NamedTuple):
+    """What is needed to reach the controller and to be recognised.
+
+    Attributes:
+        url: where it listens.
+        keys: CURVE keys, or None.
+        instance: 16 bytes; the run of the controller that is meant.
+        peer: this engine.
+        agent: the agent that forked it, or empty.
+        host: this host's id.
+        release: our version.
+        wanted_id: the engine id that is asked for, or -1.
+        timeout_s: how long to wait for the controller's welcome.
+    """
+
+    url: str
+    keys: tuple[str, str, str] | None
+    instance: bytes
+    peer: PeerId
+    agent: bytes
+    host: str
+    release: str
+    wanted_id: int = -1
+    timeout_s: float = 60.0
+
+    def hello(self) -> Hello:
+        """Return the engine's first message."""
+        return Hello(
+            version=PROTOCOL_VERSION,
+            role="engine",
+            peer=self.peer,
+            instance=self.instance,
+            host=self.host,
+            hostname=sockets.gethostname(),
+            pid=os.getpid(),
+            python=".".join(platform.python_version_tuple()[:2]),
+            release=self.release,
+            agent=self.agent,
+            wanted_id=self.wanted_id,
+        )
+
+    def attach(self) -> Attach:
+        """Return the first message on TASK and on OUTPUT."""
+        return Attach(PROTOCOL_VERSION, self.instance)
+
+
+class EngineLink:
+    """See the module docstring.
+
+    Attributes:
+        state: where the engine stands; written by the second thread and `leave`.
+        exit_code: what the process is to end with, once `state` is LEAVING.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        runner: TaskRunner,
+        collector: OutputCollector,
+        *,
+        on_leaving: Callable[[], None],
+        clear: Callable[[], None],
+    ) -> None:
+        """Make a link; `start` connects it.
+
+        Args:
+            endpoint: where to.
+            runner: whose tasks are recalled and dropped, whose results are sent.
+            collector: whose output is sent.
+            on_leaving: called in the second thread when the main thread is to stop.
+            clear: resets the namespace; called in the main thread.
+        """
+        self.state = State.JOINING
+        self.exit_code = 0
+        self._endpoint = endpoint
+        self._runner = runner
+        self._collector = collector
+        self._on_leaving = on_leaving
+        self._clear = clear
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._results_armed = False
+        self._output_armed = False
+        self._output_due = 0.0
+        self._replies: list[ControlReply] = []
+        self._held_output: tuple[Output, list[Frame]] | None = None
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ipyfleet-link", daemon=True)
+        self._control: zmq.Socket[bytes]
+        self._output: zmq.Socket[bytes]
+
+    # -- called by the main thread ------------------------------------------------------------
+
+    def start(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """Connect the sockets and start the thread; the wake-up pipe gets signals from now on."""
+        point = self._endpoint
+        self._control = connect(context, point.peer, Channel.CONTROL, point.url, point.keys)
+        self._output = connect(context, point.peer, Channel.OUTPUT, point.url, point.keys)
+        self._output.setsockopt(zmq.SNDHWM, OUTPUT_QUEUE_MESSAGES)
+        self._output.setsockopt(zmq.LINGER, 200)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._thread.start()
+
+    def arm_results(self) -> None:
+        """Results wait while a task begins: they are to leave in 2 ms whatever the task does."""
+        if not self._results_armed:
+            self._results_armed = True
+            self._wake()
+
+    def arm_output(self) -> None:
+        """Output has begun to wait; from any thread."""
+        if not self._output_armed:
+            self._output_armed = True
+            self._wake()
+
+    def reply(self, reply: ControlReply) -> None:
+        """Have an answer sent; from any thread."""
+        self._replies.append(reply)
+        self._wake()
+
+    def leave(self, exit_code: int = 0) -> None:
+        """Say goodbye and end the thread; from any thread."""
+        if self.state is not State.LEAVING:
+            self.state = State.LEAVING
+            self.exit_code = exit_code
+        self._wake()
+
+    def join(self, timeout_s: float = 2.0) -> None:
+        """Wait until the thread has said goodbye and closed its sockets."""
+        self._left.set()
+        self._wake()
+        self._thread.join(timeout_s)
+        signal.set_wakeup_fd(-1)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:
+            # The pipe is full of wake-ups that have not been seen: one more would say nothing new.
+            return
+
+    # -- the second thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException:
+            log.critical("the link thread failed; the engine exits", exc_info=True)
+            os._exit(70)
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._control, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
+        send(self._control, self._endpoint.hello())
+        send(self._output, self._endpoint.attach())
+        give_up = time.monotonic() + self._endpoint.timeout_s
+        results_seen = 0.0
+        while self.state is not State.LEAVING:
+            poller.poll(self._timeout_ms(give_up))
+            self._read_wakeups()
+            receive_all(self._control, self.handle)
+            self._send_replies()
+            now = time.monotonic()
+            if self._results_armed:
+                results_seen = self._send_due(now, results_seen)
+            if self._output_armed:
+                self._send_due_output(now)
+            if self.state is State.JOINING and now > give_up:
+                self._fail(
+                    f"the controller at {self._endpoint.url} has not answered for "
+                    f"{self._endpoint.timeout_s:.0f} s"
+                )
+        self._say_goodbye()
+
+    def _timeout_ms(self, give_up: float) -> int | None:
+        if self._results_armed:
+            return int(DUE_S * 1000)
+        if self._output_armed:
+            return max(1, int((self._output_due - time.monotonic()) * 1000) + 1)
+        if self.state is State.JOINING:
+            return max(1, int((give_up - time.monotonic()) * 1000) + 1)
+        return None
+
+    def _read_wakeups(self) -> None:
+        try:
+            data = os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            return
+        if signal.SIGTERM in data:
+            log.info("SIGTERM: leaving")
+            self.leave(0)
+
+    def handle(self, message: AnyMessage, frames: Sequence[Frame] = ()) -> None:
+        """Do what a message on CONTROL asks for."""
+        match message:
+            case Welcome():
+                self._runner.engine_id = message.engine_id
+                self.state = State.JOINED
+                log.info("joined as engine %d", message.engine_id)
+            case Recall():
+                given = self._runner.queue.recall(message.first, message.last)
+                send(self._control, Recalled(*given))
+            case DropTasks():
+                self._runner.drop(message.client, message.ranges)
+            case EngineControl():
+                self._handle_control(message)
+            case Closing():
+                log.info("the controller closes: %s", message.reason)
+                self.leave(0)
+            case Refused():
+                if self.state is State.JOINING:
+                    self._fail(f"the controller refused this engine: {message.reason}")
+                else:
+                    log.error("the controller refused a message: %s", message.reason)
+
+    def _handle_control(self, message: EngineControl) -> None:
+        reply = ControlReply(message.client, message.request, self._runner.engine_id)
+        match message.action:
+            case PingEngine():
+                send(self._control, reply)
+            case ClearNamespace():
+                self._runner.when_idle(lambda: self._clear_and_reply(reply))
+            case SendSignal(signum=signum):
+                try:
+                    os.kill(os.getpid(), signum)
+                except (OSError, ValueError) as error:
+                    reply.error = self._error(error)
+                send(self._control, reply)
+            case StopEngine():
+                send(self._control, reply)
+                self.leave(0)
+
+    def _clear_and_reply(self, reply: ControlReply) -> None:
+        try:
+            self._clear()
+        except Exception as error:
+            log.warning("the namespace cannot be cleared", exc_info=True)
+            reply.error = self._error(error)
+        self.reply(reply)
+
+    def _error(self, error: Exception) -> ErrorInfo:
+        return ErrorInfo(
+            type(error).__name__,
+            str(error),
+            [f"{type(error).__name__}: {error}"],
+            self._runner.engine_id,
+            self._runner.engine_uuid,
+            "control",
+        )
+
+    def _fail(self, reason: str) -> None:
+        log.critical("%s; the engine exits", reason)
+        self.leave(1)
+
+    # -- what is sent -------------------------------------------------------------------------
+
+    def _send_replies(self) -> None:
+        while self._replies:
+            send(self._control, self._replies.pop(0))
+
+    def _send_due(self, now: float, seen: float) -> float:
+        """Send results that are due; disarm when none has waited for a while."""
+        outgoing, waiting = self._runner.take_due(now)
+        for message, frames in outgoing:
+            send(self._control, message, frames)
+        if waiting:
+            return now
+        if now - seen > ARMED_FOR_S:
+            self._results_armed = False
+            # The main thread may have looked at the flag just before.
+            if self._runner.take_due(float("-inf"))[1]:
+                self._results_armed = True
+        return seen
+
+    def _send_due_output(self, now: float) -> None:
+        """Send output that has waited for the interval; a task that ends before takes its own along."""
+        if not self._output_due:
+            self._output_due = now + OUTPUT_INTERVAL_S
+        elif now >= self._output_due:
+            # Disarmed first: what is written from here on arms again.
+            self._output_armed = False
+            self._output_due = 0.0
+            self._send_output()
+            if self._output_armed:
+                self._output_due = now + OUTPUT_INTERVAL_S
+
+    def _send_output(self) -> None:
+        """Send output until there is none or the socket takes no more."""
+        while True:
+            if self._held_output is None:
+                batches = self._collector.drain(OUTPUT_MESSAGE_BYTES)
+                if not batches:
+                    return
+                waiting = [
+                    (Output(b.client, self._runner.engine_id, b.items), b.frames) for b in batches
+                ]
+            else:
+                waiting = [self._held_output]
+            for position, (message, frames) in enumerate(waiting):
+                try:
+                    send(self._output, message, frames)
+                except zmq.Again:
+                    self._hold(waiting[position:])
+                    self._output_armed = True
+                    return
+            self._held_output = None
+
+    def _hold(self, waiting: list[tuple[Output, list[Frame]]]) -> None:
+        """Keep numbered items that the socket would not take; several clients' are rare."""
+        self._held_output = waiting[0]
+        for message, frames in waiting[1:]:
+            # CONTROL has no bound; what goes there is at most one drain.
+            send(self._control, message, frames)
+
+    def _say_goodbye(self) -> None:
+        self._on_leaving()
+        message: Message = Goodbye("the engine leaves")
+        # The main thread stops first, if it can, so that its last results precede the goodbye.
+        if not self._left.wait(LEAVE_GRACE_S):
+            log.warning("user code does not stop; the engine exits")
+            send(self._control, message)
+            self._control.close()
+            self._output.close(0)
+            os._exit(self.exit_code)
+        self._send_output()
+        send(self._control, message)
+        self._control.close()
+        self._output.close()

@@ -1,0 +1,322 @@
+"""What tasks print and display, on its way from user code to the controller.
+
+What lives here: `OutputCollector`, which attributes output to the task that runs and holds a bounded amount
+of it until it is sent; `TaskStream`, the object behind `sys.stdout` and `sys.stderr`. What must not:
+sockets, IPython.
+
+Any thread may write. The second thread drains the collector while a task runs (`drain`); the main thread takes
+what is left of a task when it ends (`finish`). Items get their index when they leave, so both may
+travel over different sockets, and what is dropped leaves no gap. Output of threads that outlive their
+task belongs to the task that runs, or to the last one.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TextIO
+
+import msgspec
+
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.messages import OutputItem, OutputKind
+
+OUTPUT_MAX_BYTES = 8 * 1024 * 1024
+"""Output that may wait to be sent; beyond it the oldest is dropped."""
+
+TEXT_CHUNK_CHARS = 64 * 1024
+"""About the size at which further text begins a new item."""
+
+_ITEM_OVERHEAD_BYTES = 256
+_DROPPABLE = frozenset(
+    {"stdout", "stderr", "display_data", "update_display_data", "data", "clear_output"}
+)
+
+_encode_content = msgspec.msgpack.Encoder(enc_hook=str).encode
+
+
+class TaskOutput:
+    """A task as the collector sees it.
+
+    Attributes:
+        client, seq: the task.
+        n_items: output items that have left.
+        dropped_bytes: dropped since the last item that left.
+    """
+
+    __slots__ = ("client", "dropped_bytes", "n_items", "seq")
+
+    def __init__(self, client: bytes, seq: int) -> None:
+        self.client = client
+        self.seq = seq
+        self.n_items = 0
+        self.dropped_bytes = 0
+
+
+class OutputBatch(NamedTuple):
+    """Items for one client, with their buffer frames; the makings of a `messages.Output`."""
+
+    client: bytes
+    items: list[OutputItem]
+    frames: list[Frame]
+
+
+class _Pending:
+    """An item that has not left: text in parts, or content."""
+
+    __slots__ = ("buffers", "content", "kind", "n_bytes", "parts", "task")
+
+    def __init__(self, task: TaskOutput, kind: OutputKind) -> None:
+        self.task = task
+        self.kind = kind
+        self.parts: list[str] = []
+        self.content = b""
+        self.buffers: Sequence[Frame] = ()
+        self.n_bytes = _ITEM_OVERHEAD_BYTES
+
+
+class OutputCollector:
+    """Output waiting to be sent; see the module docstring."""
+
+    def __init__(self, max_bytes: int = OUTPUT_MAX_BYTES) -> None:
+        """Make an empty collector that holds at most about `max_bytes`."""
+        self.max_bytes = max_bytes
+        self.n_bytes = 0
+        self.task: TaskOutput | None = None
+        """The task that output belongs to: the running one, or the last. None before the first."""
+        self.on_first: Callable[[], None] | None = None
+        """Called, in the writing thread, when output begins to wait."""
+        # Re-entrant, because a destructor that prints may run while the lock is held.
+        self._lock = threading.RLock()
+        self._pending: deque[_Pending] = deque()
+
+    def begin(self, client: bytes, seq: int) -> TaskOutput:
+        """Attribute what is published from now on to this task."""
+        task = self.task = TaskOutput(client, seq)
+        return task
+
+    def write(self, kind: OutputKind, text: str) -> bool:
+        """Add text to a stream of the current task; False if there has been no task yet."""
+        task = self.task
+        if task is None:
+            return False
+        if not text:
+            return True
+        if len(text) > self.max_bytes // 2:
+            kept = self.max_bytes // 2
+            with self._lock:
+                task.dropped_bytes += len(text) - kept
+            text = text[-kept:]
+        with self._lock:
+            pending = self._pending
+            last = pending[-1] if pending else None
+            if (
+                last is None
+                or last.task is not task
+                or last.kind != kind
+                or last.n_bytes > TEXT_CHUNK_CHARS
+            ):
+                last = _Pending(task, kind)
+                pending.append(last)
+                self.n_bytes += _ITEM_OVERHEAD_BYTES
+            last.parts.append(text)
+            last.n_bytes += len(text)
+            self.n_bytes += len(text)
+            self._bound()
+            first = len(pending) == 1
+        if first and self.on_first is not None:
+            self.on_first()
+        return True
+
+    def publish(self, kind: OutputKind, content: Any, buffers: Sequence[Frame] = ()) -> bool:
+        """Add an item of the current task; False if there has been no task yet.
+
+        Args:
+            kind: what it is.
+            content: the content of the Jupyter message, of plain types.
+            buffers: its binary buffers.
+        """
+        task = self.task
+        if task is None:
+            return False
+        item = _Pending(task, kind)
+        item.content = _encode_content(content)
+        item.buffers = [bytes(memoryview(buffer)) for buffer in buffers]
+        item.n_bytes += len(item.content) + sum(map(len, item.buffers))
+        with self._lock:
+            self._pending.append(item)
+            self.n_bytes += item.n_bytes
+            self._bound()
+            first = len(self._pending) == 1
+        if first and self.on_first is not None:
+            self.on_first()
+        return True
+
+    def __bool__(self) -> bool:
+        return bool(self._pending)
+
+    def drain(self, max_bytes: int) -> list[OutputBatch]:
+        """Take the oldest items, about `max_bytes` of them; the second thread calls it."""
+        with self._lock:
+            taken = []
+            budget = max_bytes
+            while self._pending and budget > 0:
+                item = self._pending.popleft()
+                budget -= item.n_bytes
+                self.n_bytes -= item.n_bytes
+                taken.append(item)
+            return _batches(taken)
+
+    def finish(self, task: TaskOutput) -> list[OutputBatch]:
+        """Take what is left of a task that has ended; its `n_items` is final for its result."""
+        if not self._pending and not task.dropped_bytes:
+            return []
+        with self._lock:
+            taken = [item for item in self._pending if item.task is task]
+            self._pending = deque(item for item in self._pending if item.task is not task)
+            self.n_bytes -= sum(item.n_bytes for item in taken)
+            batches = _batches(taken)
+            if task.dropped_bytes:
+                # Nothing came after what was dropped: an empty text carries the count.
+                batches += _batches([_Pending(task, "stdout")])
+            return batches
+
+    def detach(self) -> None:
+        """Forget everything; in a process that user code has forked nobody sends output."""
+        self._lock = threading.RLock()
+        self._pending = deque()
+        self.task = None
+        self.on_first = None
+
+    def _bound(self) -> None:
+        """Drop the oldest items that may be dropped until the rest fits."""
+        while self.n_bytes > self.max_bytes:
+            position = next((i for i, p in enumerate(self._pending) if p.kind in _DROPPABLE), None)
+            if position is None:
+                return
+            item = self._pending[position]
+            del self._pending[position]
+            self.n_bytes -= item.n_bytes
+            item.task.dropped_bytes += item.n_bytes - _ITEM_OVERHEAD_BYTES
+
+
+def _batches(pending: Iterable[_Pending]) -> list[OutputBatch]:
+    """Number the items and put them together by client; the caller holds the lock."""
+    batches: dict[bytes, OutputBatch] = {}
+    for item in pending:
+        task = item.task
+        batch = batches.get(task.client)
+        if batch is None:
+            batch = batches[task.client] = OutputBatch(task.client, [], [])
+        content = item.content or "".join(item.parts).encode("utf-8", "backslashreplace")
+        batch.items.append(
+            OutputItem(
+                task.seq,
+                task.n_items,
+                item.kind,
+                content,
+                len(item.buffers),
+                task.dropped_bytes,
+            )
+        )
+        batch.frames.extend(item.buffers)
+        task.n_items += 1
+        task.dropped_bytes = 0
+    return list(batches.values())
+
+
+class TaskStream(io.TextIOBase):
+    """`sys.stdout` or `sys.stderr` of an engine: what is written belongs to the running task.
+
+    Before the first task, and in processes that user code forks, text goes to the engine's log.
+    """
+
+    def __init__(self, collector: OutputCollector, kind: OutputKind, fallback: TextIO) -> None:
+        """Make a stream.
+
+        Args:
+            collector: where text goes.
+            kind: "stdout" or "stderr".
+            fallback: where text goes while no task is known; its `fileno` is this stream's.
+        """
+        super().__init__()
+        self._collector = collector
+        self._kind = kind
+        self._fallback = fallback
+        self._bytes = _TaskStreamBytes(self)
+
+    @property
+    def name(self) -> str:
+        """As of the real stream: ``<stdout>``."""
+        return f"<{self._kind}>"
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Always UTF-8."""
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        """Lone surrogates are written as escapes."""
+        return "backslashreplace"
+
+    @property
+    def buffer(self) -> io.BufferedIOBase:
+        """A binary stream that decodes UTF-8 into this one."""
+        return self._bytes
+
+    def write(self, text: str) -> int:
+        """Add text to the running task's output."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if not self._collector.write(self._kind, text):
+            self._fallback.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to do: text leaves by itself within some ten milliseconds."""
+        if self._collector.task is None:
+            self._fallback.flush()
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def isatty(self) -> bool:
+        """No."""
+        return False
+
+    def fileno(self) -> int:
+        """The file descriptor of the engine's log."""
+        return self._fallback.fileno()
+
+
+class _TaskStreamBytes(io.BufferedIOBase):
+    """`TaskStream.buffer`."""
+
+    def __init__(self, stream: TaskStream) -> None:
+        super().__init__()
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self._stream.write(self._decoder.decode(view.tobytes()))
+        return view.nbytes
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def writable(self) -> bool:
+        return True
+
+
+def install_streams(collector: OutputCollector) -> None:
+    """Make `sys.stdout` and `sys.stderr` write to the collector."""
+    assert sys.__stdout__ is not None and sys.__stderr__ is not None
+    sys.stdout = TaskStream(collector, "stdout", sys.__stdout__)
+    sys.stderr = TaskStream(collector, "stderr", sys.__stderr__)

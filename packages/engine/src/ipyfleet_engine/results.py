@@ -1,0 +1,147 @@
+"""Finished tasks on their way out: collected into as few messages as can be.
+
+What lives here: `ResultBuffer`. What must not: sockets, locks, user code. The owner holds a lock
+around every call, since one thread appends and two take.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from ipyfleet_protocol.columns import Frame, PayloadWriter, float64_column, uint32_column
+from ipyfleet_protocol.messages import Message, Output, Results, ResultSlice
+
+from .output import OutputBatch
+from .tasks import QueuedSlice
+
+Outgoing = tuple[Message, list[Frame]]
+"""A message and its payload frames."""
+
+
+class _Run:
+    """Results with contiguous seqs and ordinals, being collected."""
+
+    __slots__ = (
+        "attempt",
+        "completed",
+        "first",
+        "next_seq",
+        "offset",
+        "ordinal",
+        "outputs",
+        "started",
+        "status",
+        "writer",
+    )
+
+    def __init__(self, first: int, attempt: int, ordinal: int) -> None:
+        self.first = first
+        self.next_seq = first
+        self.attempt = attempt
+        self.ordinal = ordinal
+        self.offset = ordinal - first
+        self.status = bytearray()
+        self.started = array("d")
+        self.completed = array("d")
+        self.outputs: array[int] | None = None
+        self.writer = PayloadWriter()
+
+    def finish(self) -> tuple[ResultSlice, list[Frame]]:
+        columns, frames = self.writer.finish()
+        piece = ResultSlice(
+            first=self.first,
+            count=len(self.status),
+            attempt=self.attempt,
+            ordinal=self.ordinal,
+            status=bytes(self.status),
+            started=float64_column(self.started),
+            completed=float64_column(self.completed),
+            outputs=b"" if self.outputs is None else uint32_column(self.outputs),
+            columns=columns,
+        )
+        return piece, frames
+
+
+class ResultBuffer:
+    """Collects results and the output that belongs to them until they are sent."""
+
+    def __init__(self, engine_id: int = -1) -> None:
+        self.engine_id = engine_id
+        self.n_bytes = 0
+        self._runs: dict[bytes, list[_Run]] = {}
+        self._last: _Run | None = None
+        self._last_client = b""
+        self._outputs: list[OutputBatch] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+    def append(
+        self,
+        piece: QueuedSlice,
+        index: int,
+        status: int,
+        times: tuple[float, float],
+        n_outputs: int,
+        pickle: bytes | memoryview,
+        buffers: Sequence[tuple[Frame, bool]] = (),
+    ) -> None:
+        """Add how one task ended.
+
+        Args:
+            piece, index: the task.
+            status: `OK`, `FAILED` or `ABORTED`.
+            times: when it started and when it completed.
+            n_outputs: number of output items that it published.
+            pickle, buffers: the payload, as for `PayloadWriter.append`.
+        """
+        info = piece.info
+        seq = piece.first + index
+        run = self._last
+        if (
+            run is None
+            or run.next_seq != seq
+            or run.offset != info.ordinal - piece.first
+            or run.attempt != info.attempt
+            or self._last_client != piece.client
+        ):
+            run = _Run(seq, info.attempt, info.ordinal + index)
+            self._runs.setdefault(piece.client, []).append(run)
+            self._last = run
+            self._last_client = piece.client
+        if n_outputs and run.outputs is None:
+            run.outputs = array("I", bytes(4 * len(run.status)))
+        if run.outputs is not None:
+            run.outputs.append(n_outputs)
+        run.next_seq = seq + 1
+        run.status.append(status)
+        run.started.append(times[0])
+        run.completed.append(times[1])
+        run.writer.append(pickle, buffers)
+        self.n_bytes += len(pickle)
+        for frame, _ in buffers:
+            self.n_bytes += len(frame)
+
+    def append_output(self, batch: OutputBatch) -> None:
+        """Add output that has to leave before the results of its task."""
+        self._outputs.append(batch)
+
+    def take(self) -> list[Outgoing]:
+        """Return the messages that say all this, output first, and start anew."""
+        out: list[Outgoing] = [
+            (Output(batch.client, self.engine_id, batch.items), batch.frames)
+            for batch in self._outputs
+        ]
+        for client, runs in self._runs.items():
+            slices, frames = [], []
+            for run in runs:
+                piece, parts = run.finish()
+                slices.append(piece)
+                frames += parts
+            out.append((Results(client, self.engine_id, slices), frames))
+        self._runs = {}
+        self._last = None
+        self._outputs = []
+        self.n_bytes = 0
+        return out

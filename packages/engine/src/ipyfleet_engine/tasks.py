@@ -1,0 +1,148 @@
+"""The engine's queue of tasks: which runs next, which are given back, which are dropped.
+
+What lives here: `TaskQueue`, used by two threads. What must not: sockets, user code, clocks.
+
+The main thread appends slices as they arrive and claims one task after the other. The second thread, on the
+controller's behalf, recalls tasks (the controller places them elsewhere; nothing is reported of them but
+the range) and drops tasks (they end as cancelled). Both may name tasks that the main thread
+has not read from its socket yet: they are recognised when they arrive, recalled ones by ordinal and
+dropped ones by client and seq. The lock makes each task either claimed or recalled, never both.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections import deque
+from collections.abc import Iterable
+
+from ipyfleet_protocol.columns import Payloads
+from ipyfleet_protocol.messages import Function, SeqRange, TaskSlice
+
+from .functions import KnownFunction
+
+
+class Fate(enum.Enum):
+    """What is to be done with a claimed task."""
+
+    RUN = "run"
+    CANCELLED = "cancelled"
+    ABORTED = "aborted"
+    """An `execute` before it, of the same client, failed."""
+
+
+class QueuedSlice:
+    """A slice of tasks in the queue; a `messages.TaskSlice` with its payloads.
+
+    Attributes:
+        info: the slice as received.
+        payloads: those of its tasks; a single one if ``info.shared``.
+        position: tasks claimed or skipped so far.
+        aborted: the tasks that are left shall not run.
+        known: the function that the tasks call, if the engine has it.
+    """
+
+    __slots__ = ("aborted", "client", "first", "info", "known", "method", "payloads", "position")
+
+    def __init__(self, info: TaskSlice, payloads: Payloads) -> None:
+        self.info = info
+        self.payloads = payloads
+        self.client = info.client
+        self.first = info.first
+        self.method = info.method
+        self.position = 0
+        self.aborted = False
+        self.known: KnownFunction | None = None
+
+    @property
+    def function(self) -> Function | None:
+        """The function that the tasks call."""
+        return self.info.function
+
+
+Claim = tuple[QueuedSlice, int, Fate]
+"""A task as `TaskQueue.claim` hands it out: slice, index in it, what is to be done."""
+
+
+class TaskQueue:
+    """Tasks in the order of their ordinals; see the module docstring."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._slices: deque[QueuedSlice] = deque()
+        self._next_ordinal = 0
+        self._recalled: list[tuple[int, int]] = []
+        self._dropped: list[tuple[bytes, int, int]] = []
+
+    def append(self, piece: QueuedSlice) -> None:
+        """Add a slice that has arrived."""
+        with self._lock:
+            self._slices.append(piece)
+
+    def claim(self) -> Claim | None:
+        """Return the next task, which from now on counts as started; None if nothing is here."""
+        with self._lock:
+            slices = self._slices
+            while slices:
+                piece = slices[0]
+                index = piece.position
+                info = piece.info
+                if index == info.count:
+                    slices.popleft()
+                    continue
+                piece.position = index + 1
+                ordinal = info.ordinal + index
+                self._next_ordinal = ordinal + 1
+                if self._recalled and self._is_recalled(ordinal):
+                    continue
+                if piece.aborted:
+                    return piece, index, Fate.ABORTED
+                if self._dropped and self._is_dropped(info.client, info.first + index):
+                    return piece, index, Fate.CANCELLED
+                return piece, index, Fate.RUN
+            return None
+
+    def recall(self, first: int, last: int) -> tuple[int, int]:
+        """Give back the tasks with ordinals ``first … last`` that have not been claimed.
+
+        Returns:
+            The range given back, last included; first > last for "none".
+        """
+        with self._lock:
+            first = max(first, self._next_ordinal)
+            if first <= last:
+                self._recalled.append((first, last))
+            return first, last
+
+    def drop(self, client: bytes, ranges: Iterable[SeqRange]) -> None:
+        """Have the tasks of these ranges end as cancelled, unless they have been claimed."""
+        with self._lock:
+            self._dropped.extend((client, r.first, r.first + r.count) for r in ranges)
+
+    def forget_drops(self) -> None:
+        """Forget what was dropped; for when every task sent before the drop has been seen."""
+        with self._lock:
+            self._dropped.clear()
+
+    def has_drops(self) -> bool:
+        """Tell whether there are ranges that `forget_drops` would forget."""
+        return bool(self._dropped)
+
+    def abort_executes(self, client: bytes) -> None:
+        """Have the client's `execute` tasks that are queued now end as aborted."""
+        with self._lock:
+            for piece in self._slices:
+                if piece.client == client and piece.method == "execute":
+                    piece.aborted = True
+
+    def __len__(self) -> int:
+        with self._lock:
+            return sum(piece.info.count - piece.position for piece in self._slices)
+
+    def _is_recalled(self, ordinal: int) -> bool:
+        # Ordinals only grow: a range that ends before this one is of no more use.
+        self._recalled = [entry for entry in self._recalled if entry[1] >= ordinal]
+        return any(first <= ordinal for first, _ in self._recalled)
+
+    def _is_dropped(self, client: bytes, seq: int) -> bool:
+        return any(c == client and first <= seq < end for c, first, end in self._dropped)

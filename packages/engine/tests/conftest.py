@@ -1,0 +1,323 @@
+"""A raw peer that plays the controller: a real ROUTER that speaks the protocol, and nothing more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pytest
+import zmq
+from ipyfleet_protocol import messages as m
+from ipyfleet_protocol.codec import decode, decode_part, encode, split, split_output
+from ipyfleet_protocol.columns import Payloads, PayloadWriter, read_float64, read_uint32
+from ipyfleet_protocol.connection import (
+    ConnectionInfo,
+    new_connection_info,
+    new_instance,
+    save_connection_file,
+)
+from ipyfleet_protocol.hosts import host_id
+from ipyfleet_protocol.ids import Channel, PeerId, new_peer_id, routing_id, split_routing_id
+from ipyfleet_protocol.serialize import pack_call, pack_function, unpack
+
+T = TypeVar("T")
+TIMEOUT_S = 20.0
+CLIENT = PeerId(b"client" + b"\0" * 10)
+
+
+class Ended(NamedTuple):
+    """How one task ended, as a client would see it."""
+
+    seq: int
+    ordinal: int
+    status: int
+    pickle: bytes
+    buffers: list[bytes]
+    blobs: bytes
+    started: float
+    completed: float
+    n_outputs: int
+    channel: Channel
+
+    @property
+    def value(self) -> Any:
+        assert self.status == m.OK, self.error
+        return unpack(self.pickle, [memoryview(bytearray(b)) for b in self.buffers])
+
+    @property
+    def error(self) -> m.ErrorInfo:
+        assert self.status != m.OK
+        return decode_part(self.pickle, m.ErrorInfo)
+
+
+class Received(NamedTuple):
+    peer: PeerId
+    channel: Channel
+    message: Any
+    frames: list[bytes]
+
+
+class FakeController:
+    """The controller's end of the wire, driven by a test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.router = self.context.socket(zmq.ROUTER)
+        self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.router.setsockopt(zmq.LINGER, 0)
+        self.instance = new_instance()
+        url = f"ipc://{directory}/router"
+        self.router.bind(url)
+        self.info: ConnectionInfo = new_connection_info(
+            instance=self.instance,
+            role="engine",
+            urls=[url],
+            blob_dir=str(directory / "blobs"),
+        )
+        self.file = directory / "ipyfleet-engine.json"
+        save_connection_file(self.file, self.info)
+        self.engines: dict[PeerId, int] = {}
+        self.hellos: dict[PeerId, m.Hello] = {}
+        self.inbox: list[Received] = []
+        self.ended: dict[int, Ended] = {}
+        self.outputs: dict[int, list[tuple[m.OutputItem, list[bytes]]]] = {}
+        self.exited: list[m.EngineExited] = []
+        self.welcome = True
+        self._next_ordinal: dict[PeerId, int] = {}
+        self._next_seq = 0
+        self._attached: dict[PeerId, set[Channel]] = {}
+
+    def close(self) -> None:
+        self.router.close()
+        self.context.term()
+
+    # -- receiving ----------------------------------------------------------------------------
+
+    def receive(self, timeout_s: float) -> bool:
+        if not self.router.poll(max(1, int(timeout_s * 1000))):
+            return False
+        identity, header, *frames = self.router.recv_multipart()
+        found = split_routing_id(identity)
+        assert found is not None
+        received = Received(*found, decode(header), frames)
+        self.inbox.append(received)
+        self._note(received)
+        return True
+
+    def until(self, condition: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
+        deadline = time.monotonic() + timeout_s
+        while not (value := condition()):
+            left = deadline - time.monotonic()
+            assert left > 0, f"not reached; received: {[type(r.message) for r in self.inbox]}"
+            self.receive(min(left, 0.05))
+        return value
+
+    def _note(self, received: Received) -> None:
+        peer, channel, message, frames = received
+        match message:
+            case m.Hello(role="engine"):
+                self.hellos[peer] = message
+                self._attached.setdefault(peer, set()).add(channel)
+                self._greet(peer)
+            case m.Attach():
+                self._attached.setdefault(peer, set()).add(channel)
+                self._greet(peer)
+            case m.Hello(role="agent"):
+                self.hellos[peer] = message
+                if self.welcome:
+                    self.send(peer, Channel.AGENT, m.Welcome(bytes.fromhex(self.instance)))
+            case m.EngineExited():
+                self.exited.append(message)
+            case m.Results():
+                for piece, parts in zip(message.slices, split(message, frames), strict=True):
+                    self._note_results(piece, parts.payload, channel)
+            case m.Output():
+                for item, parts in zip(message.items, split_output(message, frames), strict=True):
+                    self.outputs.setdefault(item.seq, []).append((item, list(parts)))
+
+    def _greet(self, peer: PeerId) -> None:
+        attached = self._attached[peer]
+        if self.welcome and peer not in self.engines and {Channel.CONTROL, Channel.TASK} <= attached:
+            self.engines[peer] = len(self.engines)
+            welcome = m.Welcome(bytes.fromhex(self.instance), engine_id=self.engines[peer])
+            self.send(peer, Channel.CONTROL, welcome)
+
+    def _note_results(self, piece: m.ResultSlice, frames: Sequence[Any], channel: Channel) -> None:
+        payloads = Payloads(piece.columns, frames)
+        started, completed = read_float64(piece.started), read_float64(piece.completed)
+        outputs = read_uint32(piece.outputs)
+        for i in range(piece.count):
+            seq = piece.first + i
+            assert seq not in self.ended, f"task {seq} ended twice"
+            self.ended[seq] = Ended(
+                seq,
+                piece.ordinal + i,
+                piece.status[i],
+                bytes(payloads.pickle(i)),
+                [bytes(b) for b in payloads.buffer_frames(i)],
+                payloads.buffer_blobs(i),
+                started[i],
+                completed[i],
+                outputs[i] if outputs else 0,
+                channel,
+            )
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def send(self, peer: PeerId, channel: Channel, message: Any, frames: Sequence[Any] = ()) -> None:
+        self.router.send_multipart([routing_id(peer, channel), encode(message), *frames])
+
+    def wait_engines(self, count: int = 1, timeout_s: float = TIMEOUT_S) -> list[PeerId]:
+        self.until(lambda: len(self.engines) >= count, timeout_s)
+        return list(self.engines)
+
+    def run(
+        self,
+        peer: PeerId,
+        method: m.Method,
+        calls: Sequence[Any],
+        function: Callable[..., Any] | None = None,
+        *,
+        silent: bool = False,
+        host: str = "",
+        client: PeerId = CLIENT,
+    ) -> list[int]:
+        """Place tasks at an engine; returns their seqs."""
+        writer = PayloadWriter()
+        for call in calls:
+            if method == "execute":
+                writer.append(call.encode())
+            else:
+                packed = pack_call(*call)
+                writer.append(packed.pickle, [(b, False) for b in packed.buffers])
+        columns, frames = writer.finish()
+        header = None
+        if function is not None:
+            packed_function = pack_function(function)
+            header = packed_function.function
+            frames = [*packed_function.frames, *frames]
+        first, count = self._next_seq, len(calls)
+        self._next_seq += count
+        ordinal = self._next_ordinal.get(peer, 0)
+        self._next_ordinal[peer] = ordinal + count
+        piece = m.TaskSlice(
+            client, first, count, 0, ordinal, method, silent, False, host, header, columns
+        )
+        self.send(peer, Channel.TASK, m.RunTasks([piece]), frames)
+        return list(range(first, first + count))
+
+    def results(self, seqs: Sequence[int], timeout_s: float = TIMEOUT_S) -> list[Ended]:
+        self.until(lambda: all(s in self.ended for s in seqs), timeout_s)
+        return [self.ended[s] for s in seqs]
+
+    def apply(self, peer: PeerId, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Ended:
+        return self.results(self.run(peer, "apply", [(args, kwargs)], function))[0]
+
+    def execute(self, peer: PeerId, code: str, **options: Any) -> Ended:
+        return self.results(self.run(peer, "execute", [code], **options))[0]
+
+    def output(self, seq: int) -> list[m.OutputItem]:
+        """The items of a task that has ended, in order, all of them."""
+        ended = self.ended[seq]
+        self.until(lambda: len(self.outputs.get(seq, ())) >= ended.n_outputs)
+        items = sorted((item for item, _ in self.outputs.get(seq, ())), key=lambda i: i.index)
+        assert [item.index for item in items] == list(range(len(items)))
+        return items
+
+    def text(self, seq: int, kind: str = "stdout") -> str:
+        return "".join(i.content.decode() for i in self.output(seq) if i.kind == kind)
+
+    def expect(self, kind: type[T], peer: PeerId | None = None) -> T:
+        """Wait for a message of a kind and take it out of the inbox."""
+
+        def find() -> Received | None:
+            for received in self.inbox:
+                if isinstance(received.message, kind) and peer in (None, received.peer):
+                    return received
+            return None
+
+        found = self.until(find)
+        self.inbox.remove(found)
+        return found.message
+
+
+def wait_until(condition: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
+    """Wait for a condition that no message tells of."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "not reached"
+        threading.Event().wait(0.005)
+    return value
+
+
+def start_ipengine(
+    controller: FakeController, *flags: str, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start `ipengine` against a fake controller."""
+    environ = dict(os.environ, IPYTHONDIR=str(controller.directory / "ipython"))
+    command = [sys.executable, "-m", "ipyfleet_engine", f"--file={controller.file}", *flags]
+    return subprocess.Popen(command, env=environ, **options)
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """Stop a process that a test started; returns its exit code."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+    return process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def shared_controller() -> Iterator[FakeController]:
+    """A controller for the tests of one module."""
+    directory = Path(tempfile.mkdtemp(prefix="ipyfleet-test-"))
+    controller = FakeController(directory)
+    yield controller
+    controller.close()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def shared_engine(shared_controller: FakeController) -> Iterator[PeerId]:
+    """One engine for the tests of one module."""
+    process = start_ipengine(shared_controller, "-n=1")
+    try:
+        [peer] = shared_controller.wait_engines(1)
+        yield peer
+    finally:
+        stop(process)
+
+
+@pytest.fixture
+def controller() -> Iterator[FakeController]:
+    """A controller for one test."""
+    directory = Path(tempfile.mkdtemp(prefix="ipyfleet-test-"))
+    controller = FakeController(directory)
+    yield controller
+    controller.close()
+    shutil.rmtree(directory)
+
+
+__all__ = [
+    "CLIENT",
+    "Ended",
+    "FakeController",
+    "host_id",
+    "new_peer_id",
+    "start_ipengine",
+    "stop",
+    "wait_until",
+]
