@@ -1,0 +1,5 @@
+"""``python -m ipyfleet_cluster`` is ``ipcluster``."""
+
+from .app import main
+
+main()
