@@ -47,6 +47,10 @@ NOT_IN_THE_PROTOCOL = {"asyncio", "selectors", "ssl", "tornado", "zmq", "IPython
 """What would do I/O; `socket` is not among them, it is where the host's name comes from."""
 
 
+PICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
+OUR_PICKLERS = ("ipyfleet_protocol.serialize", "ipyfleet_protocol.namespace")
+
+
 def imported_modules(file: Path) -> Iterator[tuple[int, str]]:
     """Yield line and full name of every module that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(file.read_text(), str(file))):
@@ -128,3 +132,13 @@ def test_importing_the_protocol_is_light() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30
     )
     assert not set(done.stdout.split()) & {"cloudpickle", "numpy", "ssl", "asyncio", "zmq"}
+
+
+def test_the_controller_cannot_unpickle() -> None:
+    """The controller imports no pickler: whatever a payload holds, nothing in it is executed."""
+    found = []
+    for file in sorted((PACKAGES / "controller" / "src").rglob("*.py")):
+        for line, name in imported_modules(file):
+            if name.partition(".")[0] in PICKLERS or name.startswith(OUR_PICKLERS):
+                found.append(f"{file.relative_to(PACKAGES)}:{line} imports {name}")
+    assert not found
