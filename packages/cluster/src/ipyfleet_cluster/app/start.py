@@ -63,7 +63,7 @@ ipcluster start -n 4 --ip=10.0.0.5       # let other hosts connect
             cluster_id=self.cluster_id,
             supervised=True,
         )
-        if "log_level" in self.cli_config.get("Application", {}):
+        if any("log_level" in section for section in self.cli_config.values()):
             cluster.log_level = self.log_level
         cluster.controller_args = [*cluster.controller_args, *self.extra_args]
         return cluster
