@@ -1,3 +1,3 @@
-"""The controller of an ipyfleet cluster: router, schedulers and hub as pure state machines, task database."""
+"""The controller of an ipyfleet cluster: router, schedulers and hub, task database."""
 
 __version__ = "0.1.0"

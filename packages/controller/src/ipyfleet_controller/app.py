@@ -1,0 +1,166 @@
+"""`ipcontroller`: the command line and the order of starting and ending.
+
+What lives here: the Application. What must not: what a controller does; that is the router's.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from traitlets import Bool, Int, Unicode
+from traitlets.config import Application
+
+from . import __version__
+
+LOG_FORMAT = "%(asctime)s.%(msecs)03d [ipcontroller] %(levelname)s %(message)s"
+
+
+class IPController(Application):
+    """The controller of an ipyfleet cluster: engines and clients connect to it."""
+
+    name = "ipcontroller"
+    version = __version__
+    description = "Start the controller of an ipyfleet cluster. Most people want `ipcluster start`."
+    examples = """
+    ipcontroller                       # for this host
+    ipcontroller --ip=10.0.0.7         # for other hosts too, encrypted
+    ipcontroller --cluster-id=blue     # a second one in the same profile
+    """
+
+    profile = Unicode("default", help="name of the IPython profile").tag(config=True)
+    profile_dir = Unicode("", help="directory of the profile, instead of its name").tag(config=True)
+    ipython_dir = Unicode("", help="where profiles are, instead of $IPYTHONDIR").tag(config=True)
+    cluster_id = Unicode("", help="tells clusters of one profile apart").tag(config=True)
+    ip = Unicode(
+        "", help="address to listen at for other hosts, * for all; empty: this host only"
+    ).tag(config=True)
+    port = Int(0, min=0, max=65535, help="TCP port; 0 for any free one").tag(config=True)
+    location = Unicode("", help="address that other hosts use, if it is not --ip").tag(config=True)
+    hwm = Int(0, min=0, help="tasks an engine may hold; 0 for about 10 ms of work").tag(config=True)
+    log_to_file = Bool(False, help="log to a file in the profile's log directory").tag(config=True)
+    lease_fd = Int(-1, help="file descriptor of a pipe; the controller ends when it closes").tag(
+        config=True
+    )
+
+    aliases: ClassVar[dict[str, str]] = {  # type: ignore[misc]
+        "profile": "IPController.profile",
+        "profile-dir": "IPController.profile_dir",
+        "ipython-dir": "IPController.ipython_dir",
+        "cluster-id": "IPController.cluster_id",
+        "ip": "IPController.ip",
+        "port": "IPController.port",
+        "location": "IPController.location",
+        "hwm": "IPController.hwm",
+        "lease-fd": "IPController.lease_fd",
+        "log-level": "Application.log_level",
+    }
+    flags: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "log-to-file": (
+            {"IPController": {"log_to_file": True}},
+            "log to a file in the profile's log directory",
+        ),
+        "debug": ({"Application": {"log_level": logging.DEBUG}}, "log everything"),
+    }
+
+    def initialize(self, argv: list[str] | None = None) -> None:
+        """Read the command line, then the profile's configuration file; the command line wins."""
+        self.parse_command_line(argv)
+        command_line = self.cli_config
+        if (self._profile_dir() / "ipcontroller_config.py").exists():
+            self.load_config_file("ipcontroller_config", str(self._profile_dir()))
+            self.update_config(command_line)
+
+    def start(self) -> None:
+        """Run until told to end.
+
+        Raises:
+            SystemExit: with code 1 and one line on stderr if the controller cannot start.
+        """
+        from .endpoints import SiteError
+
+        self._start_logging()
+        try:
+            self._run()
+        except SiteError as error:
+            print(f"ipcontroller: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+    def _run(self) -> None:
+        from .endpoints import ControllerSite
+        from .lease import SignalPipe, read_lease
+
+        site = ControllerSite(
+            self._profile_dir(), self.cluster_id, self.ip, self.port, self.location
+        )
+        with SignalPipe() as signals:
+            try:
+                site.open()
+                router = make_router(site, hwm=self.hwm)
+                router.add_reader(signals.fd, lambda: router.close_soon(signals.read()))
+                if self.lease_fd >= 0:
+
+                    def on_lease() -> None:
+                        if not read_lease(self.lease_fd):
+                            router.close_soon("whoever started the controller is gone")
+
+                    router.add_reader(self.lease_fd, on_lease)
+                site.publish()
+                router.run()
+            finally:
+                site.close()
+
+    def _profile_dir(self) -> Path:
+        from ipyfleet_protocol.paths import profile_dir
+
+        return profile_dir(self.profile, self.profile_dir or None, self.ipython_dir or None)
+
+    def _start_logging(self) -> None:
+        handler: logging.Handler = logging.StreamHandler()
+        if self.log_to_file:
+            import os
+
+            from ipyfleet_protocol.paths import log_dir
+
+            directory = log_dir(self._profile_dir())
+            directory.mkdir(parents=True, exist_ok=True)
+            name = "-".join(filter(None, ("ipcontroller", self.cluster_id, str(os.getpid()))))
+            handler = logging.FileHandler(directory / f"{name}.log")
+        handler.setFormatter(logging.Formatter(LOG_FORMAT, "%Y-%m-%d %H:%M:%S"))
+        logger = logging.getLogger("ipyfleet.controller")
+        logger.addHandler(handler)
+        logger.setLevel(cast("int", self.log_level))
+        logger.propagate = False
+
+
+def make_router(site: Any, *, hwm: int = 0) -> Any:
+    """Return a `Router` at an open `ControllerSite`, with an in-memory database."""
+    from ipyfleet_protocol.connection import host_id
+
+    from .database.memory import MemoryDatabase
+    from .desk import Desk
+    from .hub.core import HubCore
+    from .hub.joining import Cluster
+    from .router import Router
+    from .scheduler.core import SchedulerCore
+
+    instance = bytes.fromhex(site.instance)
+    hub = HubCore(Cluster(instance, host_id(), str(site.blob_dir), __version__))
+    scheduler = SchedulerCore(hwm=hwm)
+    desk = Desk(MemoryDatabase(), hub.registry, scheduler.state)
+    router = Router(site.socket, hub, scheduler, desk)
+    router.blob_dir = site.blob_dir
+    if site.doorkeeper is not None:
+        router.checks_keys = True
+        router.add_reader(site.doorkeeper.socket, site.doorkeeper.answer)
+    return router
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `ipcontroller`."""
+    IPController.launch_instance(argv)
+
+
+__all__ = ["IPController", "main", "make_router"]

@@ -1,0 +1,1 @@
+"""Records of tasks: one interface, `base.TaskDatabase`, and a backend per file."""

@@ -1,0 +1,205 @@
+"""Where a controller listens and what it leaves on disk: sockets, connection files, shared memory.
+
+What lives here: `ControllerSite`. `open` takes everything, `close` removes it; nothing else in the package
+writes files. What must not: the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import socket as stdlib_socket
+from pathlib import Path
+from typing import cast
+
+import zmq
+
+from ipyfleet_protocol.blobs import remove_blob_dir
+from ipyfleet_protocol.connection import (
+    ConnectionInfo,
+    check_alive,
+    load_connection_file,
+    new_connection_info,
+    new_instance,
+    remove_connection_file,
+    save_connection_file,
+)
+from ipyfleet_protocol.errors import ConnectionFileError, ConnectionFileStale
+from ipyfleet_protocol.paths import (
+    FileRole,
+    blob_dir,
+    connection_file,
+    make_private_dir,
+    runtime_dir,
+)
+
+from .curve import Doorkeeper, KeyRing
+
+SEND_QUEUE = 1024
+"""Messages that the socket keeps for a peer that does not read; the rest waits in the outbox."""
+
+LINGER_MS = 500
+"""How long what was sent last may take to leave after the end."""
+
+ROLES: tuple[FileRole, ...] = ("engine", "client")
+
+
+class SiteError(Exception):
+    """The controller cannot start here; the text is one line for people."""
+
+
+class ControllerSite:
+    """One controller's place in the file system and on the network.
+
+    Attributes:
+        instance: id of this run, hex.
+        socket: the ROUTER, after `open`.
+        doorkeeper: admits keys, where there is TCP.
+    """
+
+    def __init__(
+        self,
+        profile_dir: Path,
+        cluster_id: str = "",
+        ip: str = "",
+        port: int = 0,
+        location: str = "",
+    ) -> None:
+        """Choose a place; nothing is touched.
+
+        Args:
+            profile_dir: whose connection files to write.
+            cluster_id: name of the cluster in the profile.
+            ip: address for other hosts to connect to, ``*`` for all; empty for this host only.
+            port: TCP port, 0 for any free one.
+            location: the address that other hosts use, where it is not `ip`.
+        """
+        self.instance = new_instance()
+        self.blob_dir = blob_dir(self.instance)
+        self._runtime_dir = runtime_dir(self.instance)
+        self._files = {role: connection_file(profile_dir, cluster_id, role) for role in ROLES}
+        self._cluster_id = cluster_id
+        self._ip = ip
+        self._port = port
+        self._location = location
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self.doorkeeper: Doorkeeper | None = None
+        self._keys: KeyRing | None = None
+        self.urls: list[str] = []
+        self.socket: zmq.Socket[bytes]
+
+    def open(self) -> None:
+        """Bind the socket; peers can connect, but nobody knows where until `publish`.
+
+        Raises:
+            SiteError: if a live controller is here already, or the port or a directory cannot be had.
+        """
+        self._evict_stale()
+        self._context = zmq.Context()
+        self.socket = router = self._context.socket(zmq.ROUTER)
+        router.router_mandatory = True
+        router.router_handover = True
+        router.linger = LINGER_MS
+        router.sndhwm = SEND_QUEUE
+        router.rcvhwm = 0
+        try:
+            make_private_dir(self._runtime_dir)
+            self._bind(f"ipc://{self._runtime_dir}/router")
+            if self._ip:
+                self._bind_tcp()
+        except OSError as error:
+            raise SiteError(f"cannot use {self._runtime_dir}: {error}") from error
+
+    def publish(self) -> None:
+        """Write the connection files.
+
+        Raises:
+            SiteError: if they cannot be written.
+        """
+        try:
+            for role, path in self._files.items():
+                save_connection_file(path, self.info(role))
+        except ConnectionFileError as error:
+            raise SiteError(str(error)) from error
+
+    def info(self, role: FileRole) -> ConnectionInfo:
+        """Return the content of a role's connection file."""
+        keys = self._keys
+        return new_connection_info(
+            instance=self.instance,
+            role=role,
+            urls=self.urls,
+            location=self._location,
+            blob_dir=str(self.blob_dir),
+            cluster_id=self._cluster_id,
+            server_public=keys.server.public.decode() if keys else "",
+            public=keys.of(role).public.decode() if keys else "",
+            secret=keys.of(role).secret.decode() if keys else "",
+        )
+
+    def close(self) -> None:
+        """Remove everything; may be called at any time, also twice."""
+        for path in self._files.values():
+            remove_connection_file(path, self.instance)
+        if self.doorkeeper is not None:
+            self.doorkeeper.close()
+        if self._context is not None:
+            # Waits until the last messages have left, at most for the linger time.
+            self._context.destroy(linger=LINGER_MS)
+            self._context = None
+        _remove_traces(self._runtime_dir, self.blob_dir)
+
+    def _evict_stale(self) -> None:
+        """Make sure that the connection files are nobody's; clean up after a controller that crashed."""
+        for path in self._files.values():
+            if not path.exists():
+                continue
+            try:
+                info = load_connection_file(path)
+            except ConnectionFileError:
+                continue  # of no use to anybody; it will be overwritten
+            try:
+                check_alive(info)
+            except ConnectionFileStale:
+                if _is_ours(info):
+                    _remove_traces(runtime_dir(info.instance), blob_dir(info.instance))
+                continue
+            raise SiteError(
+                f"a controller runs here already (pid {info.pid} on {info.hostname}, {path}); "
+                "stop it with `ipcluster stop`, or give this one another --cluster-id"
+            )
+
+    def _bind(self, url: str) -> None:
+        try:
+            self.socket.bind(url)
+        except zmq.ZMQError as error:
+            if error.errno == errno.EADDRINUSE:
+                reason = "the port is in use; choose another --port, or none for any free one"
+            else:
+                reason = f"{zmq.strerror(error.errno or 0)}; is --ip an address of this host?"
+            raise SiteError(f"cannot listen at {url}: {reason}") from error
+        self.urls.append(url)
+
+    def _bind_tcp(self) -> None:
+        assert self._context is not None
+        self._keys = KeyRing.make()
+        self.doorkeeper = Doorkeeper(self._context, self._keys)
+        self.socket.curve_server = True
+        self.socket.curve_secretkey = self._keys.server.secret
+        self._bind(f"tcp://{self._ip}:{self._port or '*'}")
+        bound = cast("bytes", self.socket.getsockopt(zmq.LAST_ENDPOINT)).decode().rstrip("\0")
+        if not self._location:
+            is_any = self._ip in ("*", "0.0.0.0")
+            self._location = stdlib_socket.gethostname() if is_any else self._ip
+        self.urls[-1] = f"tcp://{self._location}:{bound.rpartition(':')[2]}"
+
+
+def _is_ours(info: ConnectionInfo) -> bool:
+    return info.blob_dir == str(blob_dir(info.instance))
+
+
+def _remove_traces(runtime: Path, blobs: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(runtime)
+    remove_blob_dir(blobs)

@@ -1,0 +1,46 @@
+"""What can happen to the hub: the inputs of `core.HubCore.handle`."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from ipyfleet_protocol.ids import Channel, PeerId
+from ipyfleet_protocol.messages import AnyMessage
+
+
+class MessageEvent(msgspec.Struct):
+    """A peer sent a message that the table gives to the hub.
+
+    Attributes:
+        peer, channel: the sender, by its socket identity.
+        message: checked.
+        key_role: whose key the connection was made with, "client" or "engine"; None where the connection
+            needs no key.
+    """
+
+    peer: PeerId
+    channel: Channel
+    message: AnyMessage
+    key_role: str | None = None
+
+
+class UnreachableEvent(msgspec.Struct):
+    """The socket has no connection to a peer's channel any more."""
+
+    peer: PeerId
+    channel: Channel
+
+
+class TickEvent(msgspec.Struct):
+    """Time that was asked for with `WakeAt` has come."""
+
+
+class CloseEvent(msgspec.Struct):
+    """The controller was told to end."""
+
+    reason: str
+
+
+HubEvent: TypeAlias = MessageEvent | UnreachableEvent | TickEvent | CloseEvent

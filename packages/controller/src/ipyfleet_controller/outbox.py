@@ -1,0 +1,137 @@
+"""Sending to peers through the one ROUTER, whatever their state.
+
+What lives here: `Outbox`. A send never blocks: what a peer's full pipe does not take waits here, in order. Of
+that, output is given up first when it grows beyond a bound, and what was given up is told; results and tasks
+are never dropped. What must not: decisions about what to send.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Sequence
+
+import zmq
+
+from ipyfleet_protocol.codec import encode
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.ids import Channel, PeerId, RoutingId, routing_id
+from ipyfleet_protocol.messages import Output, OutputItem
+
+OUTPUT_MAX_BYTES = 16 << 20
+"""Bytes waiting for one peer above which its further output is given up."""
+
+COPY_MAX_BYTES = 1 << 16
+"""Frames that are not the socket's own are copied up to this size: that is cheaper than telling
+another thread when they are free again."""
+
+
+class Backlog:
+    """What waits for one channel of a peer."""
+
+    __slots__ = ("messages", "n_bytes")
+
+    def __init__(self) -> None:
+        self.messages: deque[tuple[Frame, Sequence[Frame]]] = deque()
+        self.n_bytes = 0
+
+
+class Outbox:
+    """Sends, keeps what cannot be sent yet, and notes who is gone.
+
+    Attributes:
+        unreachable: channels found without a connection; whoever reads them takes them out.
+        dropped_bytes: output given up so far, of all peers.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._backlogs: dict[RoutingId, Backlog] = {}
+        self.unreachable: list[RoutingId] = []
+        self.dropped_bytes = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something could not be sent yet."""
+        return bool(self._backlogs)
+
+    def send(
+        self, peer: PeerId, channel: Channel, header: Frame, frames: Sequence[Frame] = ()
+    ) -> None:
+        """Send a message now, or as soon as the peer's pipe has room."""
+        identity = routing_id(peer, channel)
+        backlog = self._backlogs.get(identity)
+        if backlog is None:
+            if self._try(identity, header, frames):
+                return
+            backlog = self._backlogs[identity] = Backlog()
+        backlog.messages.append((header, frames))
+        backlog.n_bytes += len(header) + sum(map(len, frames))
+
+    def send_output(
+        self, peer: PeerId, message: Output, header: Frame, frames: Sequence[Frame]
+    ) -> None:
+        """Send output; only the note of how much there was if too much waits for the peer."""
+        backlog = self._backlogs.get(routing_id(peer, Channel.CLIENT))
+        if backlog is not None and backlog.n_bytes > OUTPUT_MAX_BYTES:
+            stub = _without_content(message, frames)
+            self.dropped_bytes += sum(item.dropped_bytes for item in stub.items)
+            header, frames = encode(stub), ()
+        self.send(peer, Channel.CLIENT, header, frames)
+
+    def probe(self, peer: PeerId, channel: Channel, header: Frame) -> None:
+        """Find out whether a peer is connected; a full pipe is a connection."""
+        identity = routing_id(peer, channel)
+        if identity not in self._backlogs:
+            self._try(identity, header, ())
+
+    def retry(self) -> None:
+        """Send what waits, as far as that goes now."""
+        for identity, backlog in list(self._backlogs.items()):
+            while backlog.messages:
+                header, frames = backlog.messages[0]
+                if not self._try(identity, header, frames):
+                    break
+                backlog.messages.popleft()
+                backlog.n_bytes -= len(header) + sum(map(len, frames))
+            else:
+                del self._backlogs[identity]
+
+    def forget(self, peer: PeerId) -> None:
+        """Drop what waits for a peer that is gone."""
+        for channel in Channel:
+            self._backlogs.pop(routing_id(peer, channel), None)
+
+    def _try(self, identity: RoutingId, header: Frame, frames: Sequence[Frame]) -> bool:
+        """Send unless the pipe is full. A message to nobody counts as sent."""
+        send = self._socket.send
+        more = zmq.SNDMORE | zmq.DONTWAIT
+        try:
+            # Only the first part can fail: it chooses the pipe, and that takes whole messages.
+            send(identity, more)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno not in (errno.EHOSTUNREACH, zmq.EHOSTUNREACH):
+                raise
+            self.unreachable.append(identity)
+            return True
+        parts = (header, *frames)
+        last = len(parts) - 1
+        for number, part in enumerate(parts):
+            flags = zmq.DONTWAIT if number == last else more
+            copy = not isinstance(part, zmq.Frame) and len(part) <= COPY_MAX_BYTES
+            send(part, flags, copy=copy)
+        return True
+
+
+def _without_content(message: Output, frames: Sequence[Frame]) -> Output:
+    """Return output with each item's content replaced by its size, so that the count stays right."""
+    items = []
+    position = 0
+    for item in message.items:
+        n_bytes = len(item.content) + item.dropped_bytes
+        n_bytes += sum(map(len, frames[position : position + item.buffers]))
+        position += item.buffers
+        items.append(OutputItem(item.seq, item.index, "stdout", b"", dropped_bytes=n_bytes))
+    return Output(message.client, message.engine, items)

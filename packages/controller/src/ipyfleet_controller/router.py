@@ -1,0 +1,359 @@
+"""The driver: one loop around one ROUTER socket. It receives, feeds the pure cores, performs.
+
+What lives here: `Router`. What must not: decisions about tasks or peers; those are the scheduler's and
+the hub's. Payload frames are never looked into and never copied on their way.
+
+One turn of the loop: wait; take in what has arrived; let the scheduler place once; send what had to
+wait; write records when nothing else is to be done. Nothing runs by the clock unless somebody asked to be
+woken, so an idle controller uses no CPU.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import zmq
+
+from ipyfleet_protocol import messages as m
+from ipyfleet_protocol.codec import decode, encode, split, split_output
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.errors import ProtocolError
+from ipyfleet_protocol.ids import Channel, PeerId, split_routing_id
+from ipyfleet_protocol.table import SENDERS
+
+from .desk import Desk
+from .hub import events as hev
+from .hub import instructions as hins
+from .hub.core import HubCore
+from .hub.peers import ROLE_OF_CHANNEL, channels_of
+from .outbox import Outbox
+from .scheduler import events as sev
+from .scheduler import instructions as sins
+from .scheduler.core import SchedulerCore
+from .scheduler.group import IllegalTransition
+
+log = logging.getLogger("ipyfleet.controller")
+
+MESSAGES_PER_TURN = 512
+"""Messages taken in before the scheduler places and timers are looked at."""
+
+RETRY_S = 0.005
+"""How often a peer with a full pipe is tried again."""
+
+PROBE_AFTER_S = (0.0, 0.005, 0.030, 0.120)
+"""When peers are probed after a connection broke: the socket forgets a dead peer with some delay."""
+
+_PROBE = encode(m.Probe())
+
+
+class Router:
+    """Runs the controller.
+
+    Attributes:
+        n_malformed: messages that made no sense and were dropped.
+    """
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], hub: HubCore, scheduler: SchedulerCore, desk: Desk
+    ) -> None:
+        """Take a bound ROUTER socket and the parts; nothing happens before `run`."""
+        self._socket = socket
+        self._hub = hub
+        self._scheduler = scheduler
+        self._desk = desk
+        self._outbox = Outbox(socket)
+        self._poller = zmq.Poller()
+        self._readers: dict[Any, Callable[[], None]] = {}
+        self._wakes: list[float] = []
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._received: tuple[Frame, Sequence[Frame]] = (b"", ())
+        self._must_place = False
+        self._is_over = False
+        self.checks_keys = False
+        self.blob_dir: Path | None = None
+        self.n_malformed = 0
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def add_reader(self, source: Any, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever a socket or file descriptor can be read."""
+        self._readers[source] = callback
+        self._poller.register(source, zmq.POLLIN)
+
+    def close_soon(self, reason: str) -> None:
+        """Tell all peers that the controller goes, and end the loop."""
+        self._feed_hub(hev.CloseEvent(reason))
+
+    def run(self) -> None:
+        """Work until told to end. All sockets are left open, for the caller to close."""
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.add_reader(self._monitor, self._on_disconnect)
+        try:
+            while not self._is_over:
+                self.turn(self._patience_ms())
+            self._outbox.retry()
+        finally:
+            self._desk.flush()
+            self._socket.disable_monitor()
+
+    def turn(self, timeout_ms: int | None) -> None:
+        """Run one turn of the loop; wait at most `timeout_ms` for something to do."""
+        ready = self._poller.poll(timeout_ms)
+        for source, _ in ready:
+            reader = self._readers.get(source)
+            if reader is not None:
+                reader()
+        is_drained = self._receive()
+        self._wake()
+        if self._must_place:
+            self._must_place = False
+            self._feed_scheduler(sev.PlaceEvent())
+        if self._outbox.is_waiting:
+            self._outbox.retry()
+        self._note_unreachable()
+        if is_drained and not self._is_over:
+            self._desk.flush()
+
+    def _patience_ms(self) -> int | None:
+        """Return how long the loop may sleep; None for "until something comes"."""
+        wait_s = self._wakes[0] - time.monotonic() if self._wakes else None
+        if self._outbox.is_waiting:
+            wait_s = RETRY_S if wait_s is None else min(wait_s, RETRY_S)
+        if wait_s is None:
+            return None
+        return max(0, int(wait_s * 1000 + 0.999))
+
+    def _receive(self) -> bool:
+        """Take in messages; True if no more are there."""
+        receive = self._socket.recv_multipart
+        for _ in range(MESSAGES_PER_TURN):
+            try:
+                frames = receive(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return True
+            try:
+                self._dispatch(frames)
+            except ProtocolError as error:
+                self.n_malformed += 1
+                log.debug("dropped a malformed message: %s", error)
+            except IllegalTransition:
+                log.exception("a bug in the scheduler; the event that led to it is dropped")
+        return False
+
+    def _wake(self) -> None:
+        now = time.monotonic()
+        if not self._wakes or self._wakes[0] > now:
+            return
+        while self._wakes and self._wakes[0] <= now:
+            heapq.heappop(self._wakes)
+        self._feed_hub(hev.TickEvent())
+        self._feed_scheduler(sev.TickEvent())
+        self._must_place = True
+        if self._probes and self._probes[0] <= now:
+            self._probe(now)
+
+    # -- who is still there -------------------------------------------------------------------
+
+    _probes: Sequence[float] = ()
+
+    def _on_disconnect(self) -> None:
+        """A connection broke; the socket does not say whose, so all are tried."""
+        assert self._monitor is not None
+        try:
+            while True:
+                self._monitor.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            pass  # read empty; which connections they were does not matter
+        now = time.monotonic()
+        self._probes = [now + after_s for after_s in PROBE_AFTER_S]
+        for at in self._probes:
+            heapq.heappush(self._wakes, at)
+
+    def _probe(self, now: float) -> None:
+        self._probes = [at for at in self._probes if at > now]
+        for peer in list(self._hub.registry.peers.values()):
+            self._outbox.probe(peer.peer, channels_of(peer.role)[0], _PROBE)
+
+    def _note_unreachable(self) -> None:
+        while self._outbox.unreachable:
+            name = split_routing_id(self._outbox.unreachable.pop())
+            if name is not None:
+                self._feed_hub(hev.UnreachableEvent(*name))
+
+    # -- in -----------------------------------------------------------------------------------
+
+    def _dispatch(self, frames: list[zmq.Frame]) -> None:
+        name = split_routing_id(frames[0].bytes)
+        if name is None or len(frames) < 2:
+            raise ProtocolError("no peer of ours, or an empty message")
+        peer, channel = name
+        key_role = self._key_role(frames[1]) if self.checks_keys else None
+        # pyzmq types say nothing of the buffer protocol, which its frames have.
+        header, payload = cast("Frame", frames[1]), cast("list[Frame]", frames[2:])
+        message = decode(header)
+        kind = type(message)
+        role = self._hub.role_of(peer, channel)
+        if role is None:
+            if kind not in (m.Hello, m.Attach):
+                reason = f"say Hello first; {kind.__name__} came from a peer that has not joined"
+                self._perform_hub(self._hub.refuse(peer, channel, reason))
+                return
+        elif role not in SENDERS[kind]:
+            refused = m.Refused(f"{kind.__name__} is not a message for an {role} to send")
+            self._outbox.send(peer, channel, encode(refused))
+            return
+        if key_role is not None and key_role != _key_wanted(channel):
+            reason = f"this channel needs the key of a {_key_wanted(channel)}"
+            self._perform_hub(self._hub.refuse(peer, channel, reason))
+            return
+        self._received = (header, payload)
+        take = self._TAKERS.get(kind)
+        if take is not None:
+            take(self, peer, message, payload)
+        else:
+            self._feed_hub(hev.MessageEvent(peer, channel, message, key_role))
+
+    @staticmethod
+    def _key_role(frame: zmq.Frame) -> str | None:
+        try:
+            return str(frame.get("User-Id"))
+        except (zmq.ZMQError, KeyError):
+            return None  # came over ipc, where no keys are asked for
+
+    def _take_submit(self, peer: PeerId, message: m.Submit, frames: Sequence[Frame]) -> None:
+        self._feed_scheduler(sev.SubmitEvent(peer, message.groups, split(message, frames)))
+        self._must_place = True
+
+    def _take_cancel(self, peer: PeerId, message: m.Cancel, frames: Sequence[Frame]) -> None:
+        self._feed_scheduler(sev.CancelEvent(peer, message.ranges))
+
+    def _take_results(self, peer: PeerId, message: m.Results, frames: Sequence[Frame]) -> None:
+        split(message, frames)  # a client must be able to rely on what is forwarded
+        engine_id = self._hub.registry.peers[peer].engine_id
+        if message.engine != engine_id:
+            raise ProtocolError(f"engine {engine_id} calls itself {message.engine}")
+        self._feed_scheduler(sev.ResultsEvent(engine_id, message, frames))
+        self._must_place = True
+
+    def _take_recalled(self, peer: PeerId, message: m.Recalled, frames: Sequence[Frame]) -> None:
+        engine_id = self._hub.registry.peers[peer].engine_id
+        self._feed_scheduler(sev.RecalledEvent(engine_id, message.first, message.last))
+        self._must_place = True
+
+    def forward_output(self, peer: PeerId, message: m.Output, frames: Sequence[Frame]) -> None:
+        """Send an engine's output to the client whose task wrote it, as received."""
+        split_output(message, frames)
+        client = PeerId(message.client)
+        if client in self._hub.registry.peers:
+            self._outbox.send_output(client, message, self._received[0], frames)
+
+    _TAKERS: ClassVar[
+        dict[type[m.Message], Callable[[Any, PeerId, Any, Sequence[Frame]], None]]
+    ] = {
+        m.Submit: _take_submit,
+        m.Cancel: _take_cancel,
+        m.Results: _take_results,
+        m.Recalled: _take_recalled,
+        m.Output: forward_output,
+    }
+
+    # -- out ----------------------------------------------------------------------------------
+
+    def _feed_hub(self, event: hev.HubEvent) -> None:
+        self._perform_hub(self._hub.handle(event, time.monotonic()))
+
+    def _perform_hub(self, instructions: list[hins.HubInstruction]) -> None:
+        for instruction in instructions:
+            self._PERFORM[type(instruction)](self, instruction)
+
+    def _feed_scheduler(self, event: sev.SchedulerEvent) -> None:
+        for instruction in self._scheduler.handle(event, time.monotonic()):
+            self._PERFORM[type(instruction)](self, instruction)
+
+    def _do_send(self, what: hins.Send) -> None:
+        if isinstance(what.message, m.Refused):
+            log.info("refused %s: %s", what.peer.hex()[:8], what.message.reason)
+        self._outbox.send(what.peer, what.channel, encode(what.message))
+
+    def _do_forward(self, what: hins.ForwardToClient) -> None:
+        self._outbox.send(what.client, Channel.CLIENT, *self._received)
+
+    def _do_tell_scheduler(self, what: hins.TellScheduler) -> None:
+        event = what.event
+        if isinstance(event, sev.EngineLostEvent):
+            log.warning("engine %d is lost: %s", event.engine_id, event.reason)
+        self._feed_scheduler(event)
+        self._must_place = True
+
+    def _do_answer(self, what: hins.AnswerQuestion) -> None:
+        reply, frames = self._desk.answer(what.request, what.question)
+        self._outbox.send(what.client, Channel.CLIENT, encode(reply), frames)
+
+    def _do_forget(self, what: hins.ForgetPeer) -> None:
+        self._outbox.forget(what.peer)
+
+    def _do_sweep(self, what: hins.SweepBlobs) -> None:
+        if self.blob_dir is not None:
+            from ipyfleet_protocol.blobs import sweep_blobs
+
+            sweep_blobs(self.blob_dir, what.peer)
+
+    def _do_exit(self, what: hins.Exit) -> None:
+        log.info("closing: %s", what.reason)
+        self._is_over = True
+
+    def _do_wake(self, what: hins.WakeAt | sins.WakeAt) -> None:
+        if not self._wakes or what.at != self._wakes[0]:
+            heapq.heappush(self._wakes, what.at)
+
+    def _do_send_tasks(self, what: sins.SendTasks) -> None:
+        self._outbox.send(what.peer, Channel.TASK, encode(m.RunTasks(what.slices)), what.frames)
+
+    def _do_send_recall(self, what: sins.SendRecall) -> None:
+        self._outbox.send(what.peer, Channel.CONTROL, encode(m.Recall(what.first, what.last)))
+
+    def _do_send_drop(self, what: sins.SendDrop) -> None:
+        message = m.DropTasks(what.client, what.ranges)
+        self._outbox.send(what.peer, Channel.CONTROL, encode(message))
+
+    def _do_deliver(self, what: sins.DeliverResults) -> None:
+        message = what.message
+        client = PeerId(message.client)
+        if client in self._hub.registry.peers:
+            header = self._received[0] if what.untouched else encode(message)
+            self._outbox.send(client, Channel.CLIENT, header, what.frames)
+        self._desk.note_results(message, what.frames)
+
+    def _do_record_group(self, what: sins.RecordGroup) -> None:
+        self._desk.note_group(what.group, time.time())
+
+    def _do_refuse(self, what: sins.Refuse) -> None:
+        self._outbox.send(what.client, Channel.CLIENT, encode(m.Refused(what.reason)))
+
+    _PERFORM: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
+        hins.Send: _do_send,
+        hins.ForwardToClient: _do_forward,
+        hins.TellScheduler: _do_tell_scheduler,
+        hins.AnswerQuestion: _do_answer,
+        hins.ForgetPeer: _do_forget,
+        hins.SweepBlobs: _do_sweep,
+        hins.Exit: _do_exit,
+        hins.WakeAt: _do_wake,
+        sins.SendTasks: _do_send_tasks,
+        sins.SendRecall: _do_send_recall,
+        sins.SendDrop: _do_send_drop,
+        sins.DeliverResults: _do_deliver,
+        sins.RecordGroup: _do_record_group,
+        sins.Refuse: _do_refuse,
+        sins.WakeAt: _do_wake,
+    }
+
+
+def _key_wanted(channel: Channel) -> str:
+    return "client" if ROLE_OF_CHANNEL[channel] == "client" else "engine"

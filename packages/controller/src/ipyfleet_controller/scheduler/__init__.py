@@ -1,0 +1,1 @@
+"""The scheduler: a pure state machine; `core.SchedulerCore` is its door."""

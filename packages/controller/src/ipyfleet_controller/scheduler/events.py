@@ -1,0 +1,99 @@
+"""What can happen to the scheduler: the inputs of `core.SchedulerCore.handle`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from ipyfleet_protocol.codec import SliceFrames
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.ids import EngineId, PeerId
+from ipyfleet_protocol.messages import Group, Results, SeqRange
+
+
+class EngineJoinedEvent(msgspec.Struct):
+    """An engine is registered and its task channel is connected."""
+
+    engine_id: EngineId
+    peer: PeerId
+
+
+class EngineLeavingEvent(msgspec.Struct):
+    """An engine is known to go, or to be gone; its last results may still arrive. Place nothing there."""
+
+    engine_id: EngineId
+
+
+class EngineLostEvent(msgspec.Struct):
+    """An engine is gone for good.
+
+    Attributes:
+        engine_id: which.
+        reason: why, in plain words.
+        running: ordinal of the task that it ran when it died; -1 where nobody knows.
+    """
+
+    engine_id: EngineId
+    reason: str
+    running: int = -1
+
+
+class ClientLeftEvent(msgspec.Struct):
+    """A client is gone. Its tasks go on."""
+
+    client: PeerId
+
+
+class SubmitEvent(msgspec.Struct):
+    """A client submits groups; `frames` are those of each, as `codec.split` returns them."""
+
+    client: PeerId
+    groups: list[Group]
+    frames: list[SliceFrames]
+
+
+class ResultsEvent(msgspec.Struct):
+    """An engine says how tasks ended. `message` and `frames` have been checked by `codec`."""
+
+    engine_id: EngineId
+    message: Results
+    frames: Sequence[Frame]
+
+
+class RecalledEvent(msgspec.Struct):
+    """An engine gives back the tasks with ordinals ``first … last``; none if ``first > last``."""
+
+    engine_id: EngineId
+    first: int
+    last: int
+
+
+class CancelEvent(msgspec.Struct):
+    """A client takes back tasks."""
+
+    client: PeerId
+    ranges: list[SeqRange]
+
+
+class PlaceEvent(msgspec.Struct):
+    """Place what can be placed. The driver sends it once per turn of its loop, after all that had arrived."""
+
+
+class TickEvent(msgspec.Struct):
+    """Time that was asked for with `WakeAt` has come."""
+
+
+SchedulerEvent: TypeAlias = (
+    EngineJoinedEvent
+    | EngineLeavingEvent
+    | EngineLostEvent
+    | ClientLeftEvent
+    | SubmitEvent
+    | ResultsEvent
+    | RecalledEvent
+    | CancelEvent
+    | PlaceEvent
+    | TickEvent
+)

@@ -1,0 +1,224 @@
+"""Groups of tasks as compact columns.
+
+What lives here: `TaskGroup`, one state byte per task and the payload frames of all, and the table of
+legal transitions. What must not: any notion of engines or queues.
+
+    QUEUED ──► PLACED ──► OK | FAILED | ABORTED
+      ▲          │
+      └──────────┘  recalled, its engine was lost, or it failed and has attempts left
+    QUEUED ──► FAILED | ABORTED     ended without an engine
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+from ipyfleet_protocol.columns import Frame, Payloads
+from ipyfleet_protocol.ids import PeerId
+from ipyfleet_protocol.messages import ABORTED as STATUS_ABORTED
+from ipyfleet_protocol.messages import FAILED as STATUS_FAILED
+from ipyfleet_protocol.messages import OK as STATUS_OK
+from ipyfleet_protocol.messages import Columns, Function, Group, Options
+
+
+class State(enum.IntEnum):
+    """Where a task is. The last three are final."""
+
+    QUEUED = 0
+    PLACED = 1
+    OK = 2
+    FAILED = 3
+    ABORTED = 4
+
+
+TRANSITIONS: dict[State, tuple[State, ...]] = {
+    State.QUEUED: (State.PLACED, State.FAILED, State.ABORTED),
+    State.PLACED: (State.QUEUED, State.OK, State.FAILED, State.ABORTED),
+    State.OK: (),
+    State.FAILED: (),
+    State.ABORTED: (),
+}
+"""Which states may follow a state."""
+
+STATE_OF_STATUS = {
+    STATUS_OK: State.OK,
+    STATUS_FAILED: State.FAILED,
+    STATUS_ABORTED: State.ABORTED,
+}
+"""The final state that a byte of `ResultSlice.status` stands for."""
+
+_STATES_OF_STATUS = bytes(STATE_OF_STATUS.get(status, 0) for status in range(256))
+
+
+class IllegalTransition(AssertionError):
+    """A bug: a task was to go where it cannot go from where it is."""
+
+
+class TaskGroup:
+    """What one call submitted: tasks ``first … first+count-1`` of one client.
+
+    Tasks are named by their index in the group, 0 … count-1; `seq` adds the group's first.
+
+    Attributes:
+        client: who submitted it.
+        first: sequence number of the first task.
+        count: number of tasks.
+        options: what the caller asked for.
+        function: header of the function, without a body; None for `execute`.
+        states: one `State` per task.
+        payloads: columns and frames of all tasks; None once the group has ended.
+        task_bytes: mean size of one task's payload.
+        remaining: number of tasks that have not ended.
+    """
+
+    __slots__ = (
+        "client",
+        "count",
+        "first",
+        "function",
+        "options",
+        "payloads",
+        "remaining",
+        "states",
+        "task_bytes",
+    )
+
+    def __init__(self, client: PeerId, group: Group, frames: Sequence[Frame]) -> None:
+        """Take a group from a checked `Submit`, and its payload frames."""
+        self.client = client
+        self.first = group.first
+        self.count = group.count
+        self.options: Options = group.options
+        self.function: Function | None = group.function
+        payloads = Payloads(group.columns, frames)
+        self.payloads: Payloads | None = payloads
+        self.task_bytes = payloads.n_bytes // len(payloads)
+        self.states = bytearray(group.count)
+        self.remaining = group.count
+
+    def __repr__(self) -> str:
+        return f"<TaskGroup {self.client.hex()[:8]} {self.first}+{self.count}>"
+
+    @property
+    def end(self) -> int:
+        """The sequence number after the last task's."""
+        return self.first + self.count
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all tasks have ended."""
+        return not self.remaining
+
+    def seq(self, index: int) -> int:
+        """Return a task's sequence number."""
+        return self.first + index
+
+    def part(self, start: int, stop: int) -> tuple[Columns, list[Frame]]:
+        """Return columns and frames of the payloads of some tasks.
+
+        Raises:
+            IllegalTransition: if the group has ended and its payloads are freed.
+        """
+        if self.payloads is None:
+            raise IllegalTransition(f"{self!r} has ended; its payloads are freed")
+        if self.options.shared:
+            return self.payloads.part(0, 1)
+        return self.payloads.part(start, stop)
+
+    def move(self, start: int, stop: int, source: State, target: State) -> None:
+        """Move tasks ``start … stop-1``, all in one state, to another.
+
+        Raises:
+            IllegalTransition: if one of them is elsewhere or may not go there. Nothing has changed.
+        """
+        self._require(start, stop, source)
+        if target not in TRANSITIONS[source]:
+            raise IllegalTransition(f"{self!r}: {source.name} -> {target.name}")
+        self.states[start:stop] = bytes((target,)) * (stop - start)
+        if target > State.PLACED:
+            self._end(stop - start)
+
+    def finish(self, start: int, stop: int, status: bytes) -> None:
+        """End placed tasks ``start … stop-1`` as an engine says, one status byte each.
+
+        Raises:
+            IllegalTransition: if one of them is not placed. Nothing has changed.
+        """
+        self._require(start, stop, State.PLACED)
+        self.states[start:stop] = status.translate(_STATES_OF_STATUS)
+        self._end(stop - start)
+
+    def _require(self, start: int, stop: int, source: State) -> None:
+        if self.states.count(source, start, stop) != stop - start or start >= stop:
+            found = sorted({State(byte).name for byte in self.states[start:stop]})
+            raise IllegalTransition(
+                f"{self!r}: tasks {self.first + start} … {self.first + stop - 1} should all be "
+                f"{source.name} and are {', '.join(found)}"
+            )
+
+    def _end(self, count: int) -> None:
+        self.remaining -= count
+        if not self.remaining:
+            # The frames hold the client's data; nobody needs them once the last task has ended.
+            self.payloads = None
+
+
+class GroupIndex:
+    """The groups of one client that have not ended, found by sequence number.
+
+    Groups arrive with growing sequence numbers, so they are a sorted list; ended ones are swept out when
+    they are half of it, which is O(1) per group on average.
+    """
+
+    __slots__ = ("_groups", "_n_done", "next_seq")
+
+    def __init__(self) -> None:
+        self._groups: list[TaskGroup] = []
+        self._n_done = 0
+        self.next_seq = 0
+        """No further group may start before this sequence number."""
+
+    def add(self, group: TaskGroup) -> None:
+        """Add a group that comes after all others."""
+        self._groups.append(group)
+        self.next_seq = group.end
+
+    def note_done(self) -> None:
+        """Count a group that has ended."""
+        self._n_done += 1
+        if self._n_done > 16 and 2 * self._n_done > len(self._groups):
+            self._groups = [group for group in self._groups if not group.is_done]
+            self._n_done = 0
+
+    def overlapping(self, first: int, end: int) -> list[TaskGroup]:
+        """Return the live groups that have tasks in ``first … end-1``, in order."""
+        low, high = 0, len(self._groups)
+        while low < high:
+            middle = (low + high) // 2
+            if self._groups[middle].end <= first:
+                low = middle + 1
+            else:
+                high = middle
+        found = []
+        for position in range(low, len(self._groups)):
+            group = self._groups[position]
+            if group.first >= end:
+                break
+            if not group.is_done:
+                found.append(group)
+        return found
+
+    def live(self) -> list[TaskGroup]:
+        """Return all groups that have not ended."""
+        return [group for group in self._groups if not group.is_done]
+
+
+__all__ = [
+    "STATE_OF_STATUS",
+    "TRANSITIONS",
+    "GroupIndex",
+    "IllegalTransition",
+    "State",
+    "TaskGroup",
+]

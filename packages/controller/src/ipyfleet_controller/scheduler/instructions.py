@@ -1,0 +1,75 @@
+"""What the scheduler wants done: the outputs of `core.SchedulerCore.handle`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.ids import PeerId
+from ipyfleet_protocol.messages import Results, SeqRange, TaskSlice
+
+from .group import TaskGroup
+
+
+class SendTasks(msgspec.Struct):
+    """Send tasks to an engine, over its task channel."""
+
+    peer: PeerId
+    slices: list[TaskSlice]
+    frames: list[Frame]
+
+
+class SendRecall(msgspec.Struct):
+    """Ask an engine, over its control channel, to give back tasks ``first … last`` (ordinals)."""
+
+    peer: PeerId
+    first: int
+    last: int
+
+
+class SendDrop(msgspec.Struct):
+    """Tell an engine, over its control channel, that these tasks of a client shall not start."""
+
+    peer: PeerId
+    client: PeerId
+    ranges: list[SeqRange]
+
+
+class DeliverResults(msgspec.Struct):
+    """Send results to their client, if it is there, and record them.
+
+    Attributes:
+        message, frames: what to send.
+        untouched: it is what the event brought; the header as received may be forwarded.
+    """
+
+    message: Results
+    frames: Sequence[Frame]
+    untouched: bool = False
+
+
+class RecordGroup(msgspec.Struct):
+    """Record that a group was submitted."""
+
+    group: TaskGroup
+
+
+class Refuse(msgspec.Struct):
+    """Tell a client that what it sent makes no sense."""
+
+    client: PeerId
+    reason: str
+
+
+class WakeAt(msgspec.Struct):
+    """Send a `TickEvent` (and a `PlaceEvent`) at this time."""
+
+    at: float
+
+
+Instruction: TypeAlias = (
+    SendTasks | SendRecall | SendDrop | DeliverResults | RecordGroup | Refuse | WakeAt
+)

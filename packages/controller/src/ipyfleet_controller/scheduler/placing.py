@@ -1,0 +1,146 @@
+"""Which tasks go to which engine now.
+
+What lives here: `Placer`. Direct tasks go first and at once, as far as bytes allow. Balanced tasks are handed out
+in rounds: in the order of the scheme each engine gets a slice, at most its share of what waits and at
+most what `prefetch` allows, until nothing waits or nobody has room.
+"""
+
+from __future__ import annotations
+
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.messages import TaskSlice
+
+from .engine_queue import EngineQueue, Slice
+from .group import State
+from .instructions import SendTasks
+from .schemes import Scheme
+from .state import SchedulerState
+from .waiting import Constraint, Lane, Run
+
+HELD_MAX_BYTES = 64 << 20
+"""Payload bytes at one engine above which it gets no more until it has answered some."""
+
+DIRECT_MAX_TASKS = 10_000
+"""Direct tasks at one engine above which further ones wait here."""
+
+
+class Placer:
+    """Hands out tasks. Has no state but what it sends in one call of `place`."""
+
+    def __init__(self, state: SchedulerState, scheme: Scheme) -> None:
+        self._state = state
+        self._scheme = scheme
+        self._sent: dict[EngineQueue, list[Slice]] = {}
+
+    def place(self, now: float) -> list[SendTasks]:
+        """Place what can be placed; at most one instruction per engine."""
+        state = self._state
+        if state.direct:
+            for engine in list(state.direct):
+                self._place_direct(engine, now)
+        if state.waiting.n_tasks and state.open:
+            self._place_balanced(now)
+        if not self._sent:
+            return []
+        sent, self._sent = self._sent, {}
+        return [self._send(engine, slices) for engine, slices in sent.items()]
+
+    def _place_direct(self, engine: EngineQueue, now: float) -> None:
+        while engine.direct and not engine.is_leaving:
+            run = engine.direct[0]
+            count = min(len(run), DIRECT_MAX_TASKS - engine.n_tasks)
+            if run.group.task_bytes:
+                left_bytes = HELD_MAX_BYTES - engine.n_bytes
+                count = min(count, max(left_bytes // run.group.task_bytes, not engine.n_tasks))
+            if count <= 0:
+                return
+            if count == len(run):
+                engine.direct.popleft()
+                part = run
+            else:
+                part = Run(run.group, run.start, run.start + count, run.attempt)
+                run.start += count
+            engine.n_direct -= count
+            self._place(engine, part, None, now)
+        if not engine.direct:
+            self._state.direct.discard(engine)
+
+    def _place_balanced(self, now: float) -> None:
+        state = self._state
+        ranked = self._scheme.rank(state.open, now)
+        while ranked and state.waiting.n_tasks:
+            share = -(-state.waiting.n_tasks // len(ranked))
+            ranked = [engine for engine in ranked if self._place_share(engine, share, now)]
+
+    def _place_share(self, engine: EngineQueue, share: int, now: float) -> bool:
+        """Give an engine up to `share` tasks; False if it can have no more for now."""
+        state = self._state
+        lane_seen = False
+        for lane in state.waiting.lanes_in_turn():
+            if not state.may_run(lane.constraint, engine):
+                continue
+            lane_seen = True
+            count = min(share, self._room(engine, lane, now))
+            if count > 0:
+                constraint = lane.constraint
+                run = state.waiting.take(lane, count)
+                self._place(engine, run, constraint, now)
+                return True
+        if lane_seen:
+            # It is full. An engine that no waiting task may use stays open for the tasks to come.
+            state.open.discard(engine)
+        return False
+
+    def _room(self, engine: EngineQueue, lane: Lane, now: float) -> int:
+        group = lane.head().group
+        room = self._state.estimates.of(group).room(engine.n_tasks, engine.load_s(now))
+        if self._state.hwm:
+            room = min(room, self._state.hwm - engine.n_tasks)
+        if group.task_bytes and room > 0:
+            left_bytes = HELD_MAX_BYTES - engine.n_bytes
+            room = min(room, max(left_bytes // group.task_bytes, not engine.n_tasks))
+        return room
+
+    def _place(
+        self, engine: EngineQueue, run: Run, constraint: Constraint | None, now: float
+    ) -> None:
+        state, group = self._state, run.group
+        group.move(run.start, run.stop, State.QUEUED, State.PLACED)
+        piece = engine.place(run, state.estimates.of(group).cost_s, constraint, now)
+        if engine.n_tasks > 1:
+            state.stealable.add(engine)
+        state.story.note(
+            now, group.client, run.first_seq, len(run), f"placed at engine {engine.engine_id}"
+        )
+        self._sent.setdefault(engine, []).append(piece)
+
+    def _send(self, engine: EngineQueue, slices: list[Slice]) -> SendTasks:
+        pieces = []
+        frames: list[Frame] = []
+        for piece in slices:
+            group = piece.group
+            options, function = group.options, group.function
+            if function is not None:
+                function, body = self._state.functions.attach(engine.engine_id, function)
+                frames += body
+            columns, part = group.part(piece.start, piece.start + piece.n_tasks)
+            frames += part
+            pieces.append(
+                TaskSlice(
+                    client=group.client,
+                    first=group.seq(piece.start),
+                    count=piece.n_tasks,
+                    attempt=piece.attempt,
+                    ordinal=piece.ordinal,
+                    method=options.method,
+                    silent=options.silent,
+                    shared=options.shared,
+                    host=options.host,
+                    function=function,
+                    columns=columns,
+                )
+            )
+        return SendTasks(engine.peer, pieces, frames)
+
+
+__all__ = ["DIRECT_MAX_TASKS", "HELD_MAX_BYTES", "Placer"]

@@ -1,0 +1,20 @@
+"""The engine with the least work first; among equals the one that has waited longest for a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..engine_queue import EngineQueue
+
+
+class LeastLoad:
+    """Ranks by expected seconds of work, then by the time of the last task."""
+
+    def rank(self, engines: Iterable[EngineQueue], now: float) -> list[EngineQueue]:
+        """Return the engines, the least loaded in front."""
+        return sorted(
+            engines, key=lambda engine: (engine.load_s(now), engine.used_at, engine.engine_id)
+        )
+
+
+__all__ = ["LeastLoad"]
