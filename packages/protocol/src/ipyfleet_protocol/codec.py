@@ -24,6 +24,7 @@ from .messages import (
     AnyMessage,
     Cancel,
     Columns,
+    Control,
     ControlReply,
     DropTasks,
     EngineControl,
@@ -35,9 +36,14 @@ from .messages import (
     Hello,
     Message,
     Output,
+    Recall,
+    Recalled,
+    Reply,
+    Request,
     Results,
     ResultSlice,
     RunTasks,
+    SendSignal,
     SeqRange,
     SignalEngines,
     Submit,
@@ -47,6 +53,9 @@ from .messages import (
 
 MAX_SEQ = 1 << 62
 """Sequence numbers, ordinals and request numbers stay below."""
+
+MAX_SMALL = 1 << 31
+"""Engine ids, process ids, attempts, retries, tasks that share one payload stay below."""
 
 T = TypeVar("T")
 
@@ -78,7 +87,7 @@ def decode(header: Frame) -> AnyMessage:
     try:
         message = _decoder.decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not a message of this protocol: {error}") from None
+        raise ProtocolError(f"not a message of this protocol: {_short(error)}") from None
     check = _CHECKS.get(type(message))
     if check is not None:
         check(message)
@@ -94,7 +103,13 @@ def decode_part(data: Frame, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not a {kind.__name__}: {error}") from None
+        raise ProtocolError(f"not a {kind.__name__}: {_short(error)}") from None
+
+
+def _short(error: Exception) -> str:
+    # It may quote what was sent, of any length; this text goes into logs and answers.
+    text = str(error)
+    return text if len(text) <= 300 else f"{text[:200]} … {text[-100:]}"
 
 
 def split(message: Submit | RunTasks | Results, frames: Sequence[Frame]) -> list[SliceFrames]:
@@ -162,7 +177,24 @@ def _check_peers(peers: Sequence[bytes]) -> None:
 
 
 def _check_range(first: int, count: int) -> None:
-    _require(0 <= first < MAX_SEQ and 1 <= count < MAX_SEQ, f"tasks {first} + {count}")
+    _require(first >= 0 and count >= 1 and first + count <= MAX_SEQ, f"tasks {first} + {count}")
+
+
+def _check_small(number: int, what: str, least: int = 0) -> None:
+    _require(least <= number < MAX_SMALL, f"{what} {number}")
+
+
+def _check_targets(targets: Sequence[int] | None) -> None:
+    if targets:
+        _require(min(targets) >= 0 and max(targets) < MAX_SMALL, "a target out of range")
+
+
+def _check_request(request: int) -> None:
+    _require(0 <= request < MAX_SEQ, f"request number {request}")
+
+
+def _check_signal(signum: int) -> None:
+    _require(0 <= signum <= 64, f"signal number {signum}")
 
 
 def _check_columns(columns: Columns, count: int) -> None:
@@ -197,7 +229,10 @@ def _check_submit(message: Submit) -> None:
                 options.targets is not None and len(options.targets) == group.count,
                 "a direct group needs one target per task",
             )
-        _require(options.retries >= 0, "negative retries")
+        _check_targets(options.targets)
+        # No engine could ever run them.
+        _require(options.targets != [], "an empty list of targets")
+        _check_small(options.retries, "retries")
         _require(not options.shared or options.placement == "direct", "shared but not direct")
         _check_columns(group.columns, 1 if options.shared else group.count)
 
@@ -206,7 +241,10 @@ def _check_run(message: RunTasks) -> None:
     for piece in message.slices:
         _check_peer(piece.client)
         _check_range(piece.first, piece.count)
-        _require(0 <= piece.ordinal < MAX_SEQ and piece.attempt >= 0, "ordinal or attempt")
+        _require(0 <= piece.ordinal < MAX_SEQ, f"ordinal {piece.ordinal}")
+        _check_small(piece.attempt, "attempt")
+        # Nothing else bounds it: one payload serves any number of tasks.
+        _require(not piece.shared or piece.count < MAX_SMALL, f"{piece.count} tasks, one payload")
         _check_function(piece.function)
         _require((piece.function is None) == (piece.method == "execute"), "method and function")
         _check_columns(piece.columns, 1 if piece.shared else piece.count)
@@ -214,10 +252,12 @@ def _check_run(message: RunTasks) -> None:
 
 def _check_results(message: Results) -> None:
     _check_peer(message.client)
+    _check_small(message.engine, "engine", -1)
     for piece in message.slices:
         count = piece.count
         _check_range(piece.first, count)
-        _require(piece.attempt >= 0 and -1 <= piece.ordinal < MAX_SEQ, "ordinal or attempt")
+        _require(-1 <= piece.ordinal < MAX_SEQ, f"ordinal {piece.ordinal}")
+        _check_small(piece.attempt, "attempt")
         _require(len(piece.status) == count, "status of the wrong length")
         _require(not piece.status.strip(b"\0\1\2"), "an unknown status")
         _require(len(piece.started) == 8 * count, "started of the wrong length")
@@ -229,12 +269,17 @@ def _check_results(message: Results) -> None:
 def _check_hello(message: Hello) -> None:
     _check_peer(message.peer)
     _require(len(message.agent) in (0, PEER_ID_BYTES), "an agent's id of the wrong length")
+    _check_small(message.wanted_id, "wanted engine id", -1)
+    _check_small(message.pid, "process id")
 
 
 def _check_output(message: Output) -> None:
     _check_peer(message.client)
+    _check_small(message.engine, "engine")
     for item in message.items:
-        _require(0 <= item.seq < MAX_SEQ and item.index >= 0, "seq or index out of range")
+        _require(0 <= item.seq < MAX_SEQ, f"task {item.seq}")
+        _require(0 <= item.index < MAX_SEQ, f"item {item.index}")
+        _require(0 <= item.dropped_bytes < MAX_SEQ, f"{item.dropped_bytes} bytes dropped")
         _require(0 <= item.buffers < 1 << 20, f"an item of {item.buffers} buffers")
 
 
@@ -251,6 +296,39 @@ def _check_drop(message: DropTasks) -> None:
 def _check_engines(engines: Sequence[EngineInfo]) -> None:
     for engine in engines:
         _check_peer(engine.peer)
+        _check_small(engine.engine_id, "engine")
+
+
+def _check_recall(message: Recall | Recalled) -> None:
+    ordinals = (message.first, message.last)
+    _require(min(ordinals) >= -1 and max(ordinals) < MAX_SEQ, f"ordinals {ordinals}")
+
+
+def _check_exited(message: EngineExited) -> None:
+    _check_peer(message.peer)
+    _check_small(message.status, "exit status", -MAX_SMALL)
+
+
+def _check_signal_engines(message: SignalEngines) -> None:
+    _check_signal(message.signum)
+    for peer in message.peers:
+        _check_peer(peer)
+
+
+def _check_control(message: Control | EngineControl) -> None:
+    _check_request(message.request)
+    if isinstance(message.action, SendSignal):
+        _check_signal(message.action.signum)
+    if isinstance(message, EngineControl):
+        _check_peer(message.client)
+    else:
+        _check_targets(message.targets)
+
+
+def _check_control_reply(message: ControlReply) -> None:
+    _check_peer(message.client)
+    _check_request(message.request)
+    _check_small(message.engine, "engine", -1)
 
 
 _CHECKS: dict[type[Message], Callable[[Any], None]] = {
@@ -259,12 +337,17 @@ _CHECKS: dict[type[Message], Callable[[Any], None]] = {
     RunTasks: _check_run,
     Results: _check_results,
     Output: _check_output,
+    Recall: _check_recall,
+    Recalled: _check_recall,
     Cancel: lambda message: _check_ranges(message.ranges),
     DropTasks: _check_drop,
     Welcome: lambda message: _check_engines(message.engines),
     EnginesChanged: lambda message: _check_engines(message.joined),
-    EngineExited: lambda message: _check_peer(message.peer),
-    SignalEngines: lambda message: _check_peers(message.peers),
-    EngineControl: lambda message: _check_peer(message.client),
-    ControlReply: lambda message: _check_peer(message.client),
+    EngineExited: _check_exited,
+    SignalEngines: _check_signal_engines,
+    Control: _check_control,
+    EngineControl: _check_control,
+    ControlReply: _check_control_reply,
+    Request: lambda message: _check_request(message.request),
+    Reply: lambda message: _check_request(message.request),
 }
