@@ -102,6 +102,7 @@ BAD = {
     "EnginesChanged: id": m.EnginesChanged([m.EngineInfo(-1, PEER, "h", "n", 1)]),
     "EngineExited: peer": m.EngineExited(b"", 0, ""),
     "EngineExited: status": m.EngineExited(PEER, 1 << 40, ""),
+    "EngineExited: ordinal": m.EngineExited(PEER, 0, "", -2),
     "SignalEngines: peer": m.SignalEngines([PEER, b""], 2),
     "SignalEngines: signal": m.SignalEngines([PEER], 1 << 40),
     "Recall: last": m.Recall(0, MAX_SEQ),

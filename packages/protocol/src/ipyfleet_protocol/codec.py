@@ -307,6 +307,7 @@ def _check_recall(message: Recall | Recalled) -> None:
 def _check_exited(message: EngineExited) -> None:
     _check_peer(message.peer)
     _check_small(message.status, "exit status", -MAX_SMALL)
+    _require(-1 <= message.running < MAX_SEQ, f"ordinal {message.running}")
 
 
 def _check_signal_engines(message: SignalEngines) -> None:

@@ -444,8 +444,8 @@ class EngineExited(Message, tag="EngineExited"):
         peer: the engine's peer id.
         status: exit code, or minus the signal's number.
         reason: plain words: the signal's name or exit code, memory, last lines of its log.
-        running: ordinal of the task that it ran when it died, -1 where the agent cannot tell. With it
-            the error goes to the task that was at fault and not to one whose result was unsent.
+        running: ordinal of the task that it ran when it died, -1 where the agent cannot tell. With
+            it the error goes to the task that was at fault and not to one whose result was unsent.
     """
 
     peer: bytes
