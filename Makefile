@@ -21,7 +21,7 @@ help: ## list the menu
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## start a local cluster and do the main job on real data
-	@$(TOX) run -q -e demo
+	@$(TOX) run -e demo
 
 test: $(READY) ## every package by itself, then all together with real processes
 	@$(TOX) run-parallel --parallel $(JOBS) --parallel-no-spinner -m isolated
