@@ -1,0 +1,58 @@
+def test_cells_go_to_the_engines_until_switched_off(shell, view, client, capsys):
+    """Between two %autopx every cell runs on the engines as typed, and nothing runs here."""
+    cells = [
+        "%autopx",
+        "x = 1",
+        "for i in range(3):\n    print(i, 'it''s', \"q\")\n",
+        "%%time\ny = {'a': 1}\n",
+        "%autopx",
+        "z = 2",
+    ]
+    for cell in cells:
+        shell.run_cell(cell).raise_error()
+    assert [code.rstrip("\n") for _, code in client.executed] == [
+        cell.rstrip("\n") for cell in cells[1:4]
+    ]
+    assert "x" not in shell.user_ns
+    assert shell.user_ns["z"] == 2
+    assert capsys.readouterr().out.splitlines() == ["%autopx enabled", "%autopx disabled"]
+
+
+def test_toggle_inside_a_cell_ends_it_there(shell, view, client):
+    """In a cell with %autopx in it, what is above runs on the engines, what is below here."""
+    shell.run_cell("%autopx")
+    shell.run_cell("x = 1\n%autopx\ny = 2\n").raise_error()
+    assert client.executed == [("all", "x = 1\n")]
+    assert shell.user_ns["y"] == 2
+    assert "x" not in shell.user_ns
+
+
+def test_own_magics_run_here(shell, view, client):
+    """%px, %%px, %pxconfig and %pxresult mean the same while %autopx is on."""
+    shell.run_cell("%autopx")
+    shell.run_cell("%pxconfig --targets 1").raise_error()
+    shell.run_cell("%%px -t ::2\nx = 1").raise_error()
+    shell.run_cell("%pxresult").raise_error()
+    shell.run_cell("y = 1").raise_error()
+    assert client.executed == [([0, 2], "x = 1\n"), (1, "y = 1\n")]
+
+
+def test_history_keeps_what_was_typed(shell, view, client):
+    """What IPython remembers of a redirected cell is what the user typed."""
+    shell.run_cell("%autopx")
+    typed = shell.transform_cell("x = 1\n")
+    assert typed.startswith("get_ipython().run_cell_magic('px'")
+    assert shell.check_complete("for i in range(3):")[0] == "incomplete"
+    assert shell.check_complete("x = 1")[0] == "complete"
+
+
+def test_suffixes_toggle_by_themselves(shell, view, client):
+    """Each suffix has a switch of its own; %autopx of one does not end that of another."""
+    from ipyfleet_magics import activate
+
+    activate(client[::2], "_even")
+    shell.run_cell("%autopx_even")
+    shell.run_cell("x = 1").raise_error()
+    shell.run_cell("%autopx_even")
+    shell.run_cell("y = 1").raise_error()
+    assert client.executed == [([0, 2], "x = 1\n")]
