@@ -1,0 +1,78 @@
+"""Which call a task belongs to.
+
+What lives here: the map from sequence numbers to works. What must not: locks (the link has one), I/O.
+
+Calls of one task are found in a dictionary, calls of many in a sorted list of ranges, so that a
+slice of a thousand results of one map costs one look-up.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from ipyfleet_client.pending import Work
+
+
+class Ledger:
+    """The outstanding tasks of a client. Seqs must be added in ascending order."""
+
+    def __init__(self) -> None:
+        self._singles: dict[int, tuple[Work, int]] = {}
+        self._starts: list[int] = []
+        self._ranges: list[tuple[int, int, Work, int]] = []
+        self._dead_ranges = 0
+        self.outstanding = 0
+        """Number of tasks that have been sent and have not ended."""
+
+    def add(self, first: int, count: int, work: Work, index: int) -> None:
+        """Note that seqs ``first … first+count-1`` are tasks ``index …`` of `work`."""
+        if count == 1:
+            self._singles[first] = (work, index)
+        else:
+            self._starts.append(first)
+            self._ranges.append((first, first + count, work, index))
+        self.outstanding += count
+
+    def find(self, seq: int) -> tuple[Work, int, int] | None:
+        """Return the work, the index of the task in it, and how many more follow from there.
+
+        None for a seq that is not outstanding and whose work is done.
+        """
+        single = self._singles.get(seq)
+        if single is not None:
+            return single[0], single[1], 1
+        position = bisect_right(self._starts, seq) - 1
+        if position >= 0:
+            first, end, work, index = self._ranges[position]
+            if seq < end and not work.done:
+                return work, index + seq - first, end - seq
+        return None
+
+    def ended(self, first: int, count: int, work: Work) -> None:
+        """Note that tasks have ended."""
+        self.outstanding -= count
+        if count == 1:
+            self._singles.pop(first, None)
+
+    def forget(self, work: Work) -> None:
+        """Drop what is left of a work that is done."""
+        if work.total == 1:
+            return
+        self._dead_ranges += len(work.ranges)
+        if self._dead_ranges > 32 and 2 * self._dead_ranges > len(self._ranges):
+            self._ranges = [entry for entry in self._ranges if not entry[2].done]
+            self._starts = [entry[0] for entry in self._ranges]
+            self._dead_ranges = 0
+
+    def works(self) -> Iterator[Work]:
+        """Iterate over the works that have outstanding tasks, each once."""
+        seen: set[int] = set()
+        for work, _ in list(self._singles.values()):
+            if id(work) not in seen:
+                seen.add(id(work))
+                yield work
+        for _, _, work, _ in list(self._ranges):
+            if id(work) not in seen and not work.done:
+                seen.add(id(work))
+                yield work

@@ -1,0 +1,208 @@
+"""The client's end of the protocol, with no I/O: messages in, effects out.
+
+What lives here: `ClientLink`, which knows the state of the session (joined or not, engines, outstanding
+tasks, open requests) and turns each message of the controller into changes of that state and a list of
+effects for the driver. What must not: sockets, threads, clocks, the API that users see.
+
+`handle` is called by one thread at a time. What submitting threads share with it, the ledger, is behind
+`lock`, which is never held while anything else is waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from ipyfleet_client.engines import EngineDirectory
+from ipyfleet_client.ledger import Ledger
+from ipyfleet_client.outputs import TaskOutput
+from ipyfleet_client.pending import Segment, Work
+from ipyfleet_protocol import messages as m
+from ipyfleet_protocol.codec import split, split_output
+from ipyfleet_protocol.columns import Frame, read_uint32
+from ipyfleet_protocol.errors import ProtocolError
+
+
+class Joined(NamedTuple):
+    """The controller has welcomed this client."""
+
+    host: str
+    blob_dir: str
+
+
+class FinishWork(NamedTuple):
+    """All tasks of a work have ended: tell its owner."""
+
+    work: Work
+
+
+class ShowOutput(NamedTuple):
+    """Output of a task arrived, and somebody wants it live."""
+
+    work: Work
+    index: int
+    output: TaskOutput
+
+
+class Answer(NamedTuple):
+    """A request was answered; for a control request by one of the engines."""
+
+    request: int
+    engine: int
+    content: bytes
+    error: m.ErrorInfo | None
+    frames: Sequence[Frame]
+
+
+class RefuseSession(NamedTuple):
+    """The controller does not want this client, or something that it sent."""
+
+    reason: str
+    joined: bool
+
+
+class CloseSession(NamedTuple):
+    """The controller is going away."""
+
+    reason: str
+
+
+Effect: TypeAlias = Joined | FinishWork | ShowOutput | Answer | RefuseSession | CloseSession
+
+
+class ClientLink:
+    """The state of one client's session with its controller.
+
+    Attributes:
+        engines: the engines there are.
+        ledger: the outstanding tasks; guarded by `lock`.
+        joined: the controller has said Welcome.
+        late: works that are done but have output still on its way, by seq.
+    """
+
+    def __init__(
+        self, instance: bytes, map_blob: Callable[[m.BlobHandle], memoryview] | None = None
+    ) -> None:
+        self.instance = instance
+        self.engines = EngineDirectory()
+        self.ledger = Ledger()
+        self.lock = threading.Lock()
+        self.joined = False
+        self.late: dict[int, tuple[Work, int]] = {}
+        self._map_blob = map_blob
+
+    def handle(
+        self, message: m.AnyMessage, frames: Sequence[Frame], now: float
+    ) -> Sequence[Effect]:
+        """Take one message of the controller.
+
+        Args:
+            message: decoded and checked by `codec.decode`.
+            frames: the frames after the header.
+            now: seconds since the epoch.
+
+        Raises:
+            ProtocolError: the message contradicts itself, or no controller sends such a message.
+        """
+        match message:
+            case m.Results():
+                return self._handle_results(message, frames, now)
+            case m.Output():
+                return self._handle_output(message, frames)
+            case m.EnginesChanged():
+                self.engines.change(message.joined, message.lost)
+                return ()
+            case m.Reply():
+                return (Answer(message.request, -1, message.content, message.error, frames),)
+            case m.ControlReply():
+                return (Answer(message.request, message.engine, b"", message.error, ()),)
+            case m.Welcome():
+                return self._handle_welcome(message)
+            case m.Refused():
+                return (RefuseSession(message.reason, self.joined),)
+            case m.Closing():
+                return (CloseSession(message.reason),)
+            case m.Probe():
+                return ()
+            case _:
+                raise ProtocolError(f"a client is not sent {type(message).__name__}")
+
+    def _handle_welcome(self, message: m.Welcome) -> Sequence[Effect]:
+        if message.instance != self.instance:
+            raise ProtocolError("a Welcome of another cluster instance")
+        self.engines.reset(message.engines)
+        self.joined = True
+        return (Joined(message.host, message.blob_dir),)
+
+    def _handle_results(
+        self, message: m.Results, frames: Sequence[Frame], now: float
+    ) -> Sequence[Effect]:
+        effects: list[Effect] = []
+        for piece, parts in zip(message.slices, split(message, frames), strict=True):
+            segment = Segment(piece, parts.payload, message.engine, now)
+            if self._map_blob is not None and piece.columns.blobs:
+                segment.adopt_blobs(self._map_blob)
+            with self.lock:
+                self._store(piece, segment, effects)
+        return effects
+
+    def _store(self, piece: m.ResultSlice, segment: Segment, effects: list[Effect]) -> None:
+        ledger = self.ledger
+        seq, end = piece.first, piece.first + piece.count
+        while seq < end:
+            found = ledger.find(seq)
+            if found is None:
+                # Of a task that ended already (a repeated message): nobody waits for it.
+                seq += 1
+                continue
+            work, index, available = found
+            count = min(available, end - seq)
+            before = work.arrived
+            if work.add(index, count, segment, seq - piece.first):
+                ledger.ended(seq, work.arrived - before, work)
+                if piece.outputs:
+                    self._expect_outputs(work, index, count, seq, seq - piece.first, piece)
+                if work.done:
+                    ledger.forget(work)
+                    effects.append(FinishWork(work))
+            seq += count
+
+    def _expect_outputs(
+        self, work: Work, index: int, count: int, seq: int, start: int, piece: m.ResultSlice
+    ) -> None:
+        expected = read_uint32(piece.outputs)
+        for k in range(count):
+            if not expected[start + k]:
+                continue
+            output = self._output_of(work, index + k)
+            if output.received < expected[start + k]:
+                work.uncounted_outputs += 1
+                self.late[seq + k] = (work, index + k)
+
+    def _output_of(self, work: Work, index: int) -> TaskOutput:
+        if work.outputs is None:
+            work.outputs = {}
+        output = work.outputs.get(index)
+        if output is None:
+            output = work.outputs[index] = TaskOutput()
+        return output
+
+    def _handle_output(self, message: m.Output, frames: Sequence[Frame]) -> Sequence[Effect]:
+        effects: list[Effect] = []
+        parts = split_output(message, frames)
+        with self.lock:
+            for item, buffers in zip(message.items, parts, strict=True):
+                late = self.late.get(item.seq)
+                found = late or self.ledger.find(item.seq)
+                if found is None:
+                    continue
+                work, index = found[0], found[1]
+                output = self._output_of(work, index)
+                output.add(item, buffers)
+                if late and output.received >= work.expected_outputs(index):
+                    del self.late[item.seq]
+                    work.uncounted_outputs -= 1
+                if work.sinks:
+                    effects.append(ShowOutput(work, index, output))
+        return effects

@@ -1,0 +1,220 @@
+"""What a task has printed and displayed, collected and shown.
+
+What lives here: `TaskOutput`, which puts the items of one task in order, `ExecuteReply`, the value of an
+`execute`, and the functions that print or display outputs with the prefixes that users know. What must
+not: sockets, knowledge of which message brought an item.
+
+Items may come in any order, over two channels; `OutputItem.index` restores theirs. What cannot be shown
+yet, because an item before it is missing, waits in `TaskOutput`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import msgspec
+
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.messages import OutputItem
+
+_STREAMS = ("stdout", "stderr")
+_SHOWN = ("display_data", "update_display_data", "execute_result")
+_RED, _RESET = "\x1b[0;31m", "\x1b[0m"
+
+
+class TaskOutput:
+    """The output of one task.
+
+    Attributes:
+        items: ``(kind, content)`` in order; content is a str for the streams, else the dictionary
+            of the Jupyter message, with ``buffers`` where there are some.
+        received: number of items that have arrived, in order or not.
+        dropped_bytes: output that was dropped on the way because a bound was hit.
+    """
+
+    __slots__ = ("_early", "dropped_bytes", "items", "received")
+
+    def __init__(self) -> None:
+        self.items: list[tuple[str, Any]] = []
+        self.received = 0
+        self.dropped_bytes = 0
+        self._early: dict[int, tuple[str, Any]] = {}
+
+    def add(self, item: OutputItem, buffers: Sequence[Frame]) -> None:
+        """Take one item; one that is there already is ignored."""
+        position = item.index
+        if position < len(self.items) or position in self._early:
+            return
+        self.received += 1
+        self.dropped_bytes += item.dropped_bytes
+        self._early[position] = (item.kind, _content(item, buffers))
+        while len(self.items) in self._early:
+            self.items.append(self._early.pop(len(self.items)))
+
+    def text(self, stream: str) -> str:
+        """Return what the task has written to "stdout" or "stderr", carriage returns applied."""
+        return collapse_returns("".join(c for kind, c in self.items if kind == stream))
+
+    def of_kind(self, kind: str) -> Any | None:
+        """Return the content of the last item of a kind, or None."""
+        return next((c for k, c in reversed(self.items) if k == kind), None)
+
+    def displays(self) -> list[dict[str, Any]]:
+        """Return what was displayed, in order, as Jupyter contents (``data``, ``metadata``)."""
+        shown: list[dict[str, Any]] = []
+        for kind, content in self.items:
+            if kind == "display_data":
+                shown.append(content)
+            elif kind == "update_display_data":
+                wanted = content.get("transient", {}).get("display_id")
+                for place, earlier in enumerate(shown):
+                    if wanted and earlier.get("transient", {}).get("display_id") == wanted:
+                        shown[place] = content
+            elif kind == "clear_output":
+                shown.clear()
+        return shown
+
+    def published(self) -> dict[str, Any]:
+        """Return what the task has published with `publish_data`, merged."""
+        merged: dict[str, Any] = {}
+        for kind, content in self.items:
+            if kind == "data" and isinstance(content, dict):
+                merged.update(content)
+        return merged
+
+
+def _content(item: OutputItem, buffers: Sequence[Frame]) -> Any:
+    if item.kind in _STREAMS:
+        text = item.content.decode("utf-8", "replace")
+        if item.dropped_bytes:
+            text = f"\n[{item.dropped_bytes} bytes of output were dropped here]\n{text}"
+        return text
+    if item.kind == "data":
+        from ipyfleet_protocol.serialize import unpack
+
+        return unpack(memoryview(buffers[0]), [memoryview(b) for b in buffers[1:]])
+    content = msgspec.msgpack.decode(item.content) if item.content else {}
+    if buffers and isinstance(content, dict):
+        content["buffers"] = [memoryview(buffer) for buffer in buffers]
+    return content
+
+
+def collapse_returns(text: str) -> str:
+    """Apply carriage returns as a terminal does: what follows one replaces its line."""
+    if "\r" not in text:
+        return text
+    lines = []
+    for line in text.replace("\r\n", "\n").split("\n"):
+        kept = line.rstrip("\r")
+        last = kept.rpartition("\r")[2]
+        lines.append(last + "\r" if line != kept and last else last)
+    return "\n".join(lines).replace("\r\n", "\n").removesuffix("\r")
+
+
+class ExecuteReply:
+    """The value of an `execute`: its number, and the value of its last expression if there was one.
+
+    In a notebook it displays as that value. Its attributes are those of the task's `Metadata`, too.
+
+    Attributes:
+        execution_count: the engine's number of the execution.
+        execute_result: the Jupyter content (``data``, ``metadata``) of the value, or None.
+        metadata: the task's `Metadata`.
+    """
+
+    def __init__(self, execution_count: int, metadata: Any) -> None:
+        self.execution_count = execution_count
+        self.metadata = metadata
+        self.execute_result: dict[str, Any] | None = metadata["execute_result"]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The representations of the value by MIME type."""
+        return dict((self.execute_result or {}).get("data", {}))
+
+    def __getitem__(self, key: str) -> Any:
+        return self.metadata[key]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self.metadata[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __repr__(self) -> str:
+        text = str(self.data.get("text/plain", ""))
+        shortened = text if len(text) <= 32 else text[:29] + "..."
+        return f"<ExecuteReply[{self.execution_count}]: {shortened}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        text = self.data.get("text/plain", "")
+        if not text:
+            printer.text(repr(self))
+            return
+        head = f"Out[{self.metadata['engine_id']}:{self.execution_count}]: "
+        printer.text(_RED + head + _RESET)
+        if "\n" in text:
+            printer.text("\n")
+        printer.text(text)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        if not self.execute_result:
+            return {}
+        bundle = self.data
+        if "text/plain" in bundle:
+            text = bundle["text/plain"]
+            head = f"{_RED}Out[{self.metadata['engine_id']}:{self.execution_count}]: {_RESET}"
+            bundle["text/plain"] = head + ("\n" if "\n" in text else "") + text
+        return bundle, dict(self.execute_result.get("metadata", {}))
+
+
+# -- showing ----------------------------------------------------------------------------------
+
+
+def in_ipython() -> bool:
+    """Whether this process runs an IPython shell. Does not import IPython."""
+    module = sys.modules.get("IPython")
+    return module is not None and module.get_ipython() is not None
+
+
+def show_stream(text: str, prefix: str = "", file: TextIO | None = None) -> None:
+    """Print a task's text: after its prefix if it is one line, below it if it is several."""
+    if not text:
+        return
+    file = sys.stdout if file is None else file
+    if prefix:
+        text = f"{prefix}\n{text}" if "\n" in text.rstrip("\n") else f"{prefix} {text}"
+    file.write(text if text.endswith("\n") else text + "\n")
+    file.flush()
+
+
+def show_display(content: dict[str, Any]) -> None:
+    """Display a Jupyter content: through IPython where that runs, else print its text."""
+    if in_ipython():
+        from IPython.display import publish_display_data  # type: ignore[attr-defined,unused-ignore]
+
+        transient = {k: v for k, v in content.get("transient", {}).items() if k != "display_id"}
+        publish_display_data(
+            content.get("data", {}), content.get("metadata", {}), transient=transient
+        )
+    else:
+        print(content.get("data", {}).get("text/plain", ""))
+
+
+def show_result(reply: ExecuteReply) -> None:
+    """Display the value of an `execute` behind its ``Out[engine:number]:``."""
+    if not reply.execute_result:
+        return
+    if in_ipython():
+        from IPython.display import publish_display_data  # type: ignore[attr-defined,unused-ignore]
+
+        bundle, metadata = reply._repr_mimebundle_()
+        publish_display_data(bundle, metadata)
+    else:
+        text = reply.data.get("text/plain", "")
+        head = f"Out[{reply.metadata['engine_id']}:{reply.execution_count}]:"
+        print(f"{head}\n{text}" if "\n" in text else f"{head} {text}")

@@ -1,0 +1,411 @@
+"""One client's connection to its controller, put together.
+
+What lives here: `Session`: the handshake, the loop from message to effect, requests and their answers,
+the end. What must not: views, results as users see them.
+
+A session knows nothing of the `Client` that uses it, so that a client can be dropped: its finalizer
+then closes the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from ipyfleet_client.io import Wire
+from ipyfleet_client.link import (
+    Answer,
+    ClientLink,
+    CloseSession,
+    Effect,
+    FinishWork,
+    Joined,
+    RefuseSession,
+    ShowOutput,
+)
+from ipyfleet_client.pending import Segment, Work
+from ipyfleet_client.submission import Submitter
+from ipyfleet_protocol import __version__
+from ipyfleet_protocol import messages as m
+from ipyfleet_protocol.blobs import BlobStore, map_blob, unlink_blob
+from ipyfleet_protocol.codec import decode, encode, encode_part
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.connection import ConnectionInfo, check_alive, host_id, pick_url
+from ipyfleet_protocol.errors import (
+    ClientClosed,
+    ConnectionFileStale,
+    KernelError,
+    ProtocolError,
+    collect_exceptions,
+    error_from_info,
+)
+from ipyfleet_protocol.ids import Channel, new_peer_id, routing_id
+
+logger = logging.getLogger("ipyfleet.client")
+
+_FORKED = (
+    "this client belongs to the process that made it, and this is a fork of that; "
+    "make a Client of its own here"
+)
+_CLOSED = "this client is closed; make a new Client"
+
+
+class Pending(Future[Any]):
+    """The answer to a request to the hub, or to engines, once it is here."""
+
+    def __init__(self, engines: Iterable[int] = ()) -> None:
+        super().__init__()
+        self.waiting = set(engines)
+        self.errors: list[BaseException] = []
+
+
+class Session:
+    """A client's connection: socket, link, submission, open requests.
+
+    Attributes:
+        info: the controller's connection file.
+        peer: this client's id.
+        link: what is known of the session.
+        submit: sends calls.
+    """
+
+    def __init__(self, info: ConnectionInfo) -> None:
+        self.info = info
+        self.peer = new_peer_id()
+        self.host = host_id()
+        self.link = ClientLink(bytes.fromhex(info.instance), self._adopt_blob)
+        self.submit = Submitter(self.peer, self.host, self.link)
+        self.malformed = 0
+        self._blob_dir = Path(info.blob_dir) if info.blob_dir else None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._wire: Wire | None = None
+        self._requests: dict[int, Pending] = {}
+        self._next_request = 0
+        self._refused = ""
+        self._closing = False
+
+    # -- the beginning ------------------------------------------------------------------------
+
+    def connect(self, timeout_s: float) -> None:
+        """Connect and say hello.
+
+        Raises:
+            ConnectionFileStale: the controller is gone.
+            ConnectionFileUnreachable: it cannot be reached from this host.
+            ConnectionRefusedError: it does not want this client, and says why.
+            TimeoutError: it does not answer.
+        """
+        check_alive(self.info)
+        url = pick_url(self.info)
+        self._context = zmq.Context()
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.IDENTITY, routing_id(self.peer, Channel.CLIENT))
+        socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        socket.setsockopt(zmq.LINGER, 500)
+        # What we are sent is bounded by what we ask for; the controller must never have to wait.
+        socket.setsockopt(zmq.RCVHWM, 0)
+        if url.startswith("tcp://"):
+            socket.curve_serverkey = self.info.server_public.encode()
+            socket.curve_publickey = self.info.public.encode()
+            socket.curve_secretkey = self.info.secret.encode()
+        socket.connect(url)
+        self._wire = Wire(socket, dispatch=self._dispatch, flush=self.submit.flush)
+        self.submit.wire = self._wire
+        _sessions.add(self)
+        self._wire.start()
+        try:
+            self._join(url, timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, url: str, timeout_s: float) -> None:
+        import socket
+        import sys
+
+        hello = m.Hello(
+            version=m.PROTOCOL_VERSION,
+            role="client",
+            peer=self.peer,
+            instance=bytes.fromhex(self.info.instance),
+            host=self.host,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            python=f"{sys.version_info.major}.{sys.version_info.minor}",
+            release=__version__,
+        )
+        self.wire.send([encode(hello)])
+        self.wait_until(lambda: self.link.joined or self._refused, timeout_s)
+        if self._refused:
+            raise ConnectionRefusedError(f"the controller refused this client: {self._refused}")
+        if not self.link.joined:
+            try:
+                check_alive(self.info)
+            except ConnectionFileStale:
+                raise
+            raise TimeoutError(
+                f"the controller at {url} (process {self.info.pid} on {self.info.hostname}) did not "
+                f"answer within {timeout_s:g} s; it may be busy or stopped: try a larger timeout=, "
+                "or look at its log"
+            )
+
+    # -- using it -----------------------------------------------------------------------------
+
+    @property
+    def wire(self) -> Wire:
+        """The connection.
+
+        Raises:
+            ClientClosed: there is none (any more).
+        """
+        wire = self._wire
+        if wire is None:
+            raise ClientClosed(_CLOSED)
+        if wire.closed_reason:
+            raise ClientClosed(wire.closed_reason)
+        return wire
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session is closed."""
+        return self._wire is None or bool(self._wire.closed_reason)
+
+    def wait_until(self, predicate: Callable[[], object], timeout_s: float | None = None) -> bool:
+        """Wait, receiving meanwhile, until the predicate is true; return whether it is.
+
+        Returns at once when the session is closed.
+        """
+        if predicate():
+            return True
+        if self._wire is None or self._wire.closed_reason:
+            return False
+        return self._wire.wait_until(predicate, timeout_s)
+
+    async def until(self, predicate: Callable[[], object]) -> None:
+        """Wait, in an event loop, until the predicate is true or the session is closed."""
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+        self.submit.flush()
+        notice = self.wire.notify(predicate, lambda: loop.call_soon_threadsafe(arrived.set))
+        try:
+            while not predicate() and not self.closed:
+                await arrived.wait()
+        finally:
+            self.wire.forget(notice)
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call what a user gave us to call: in the I/O thread, or here when that has ended."""
+        if self.closed or self._wire is None:
+            function()
+        else:
+            self._wire.call_soon(function)
+
+    def request(self, question: m.Question) -> Pending:
+        """Ask the hub; the future's result is ``(content, frames)``."""
+        number, pending = self._open_request(Pending())
+        self.submit.send_message(encode(m.Request(number, question)))
+        return pending
+
+    def control(self, targets: Sequence[int], action: m.ControlAction) -> Pending:
+        """Ask something of engines; the future's result is None, or the error(s) of the engines."""
+        number, pending = self._open_request(Pending(targets))
+        self.submit.send_message(encode(m.Control(number, list(targets), action)))
+        return pending
+
+    def answer(self, pending: Pending, timeout_s: float | None = None) -> Any:
+        """Wait for an answer and return it.
+
+        Raises:
+            TimeoutError: there was none in time.
+            KernelError: what was asked failed.
+        """
+        if not self.wait_until(pending.done, timeout_s):
+            self.wire  # noqa: B018 - raises ClientClosed if that is why
+            raise TimeoutError(f"no answer within {timeout_s:g} s")
+        return pending.result()
+
+    def _open_request(self, pending: Pending) -> tuple[int, Pending]:
+        self.wire  # noqa: B018 - raises ClientClosed
+        with self.link.lock:
+            self._next_request = number = self._next_request + 1
+            self._requests[number] = pending
+        return number, pending
+
+    # -- messages -----------------------------------------------------------------------------
+
+    def _dispatch(self, frames: Sequence[Frame]) -> None:
+        try:
+            effects = self.link.handle(decode(frames[0]), frames[1:], time.time())
+        except ProtocolError as error:
+            self.malformed += 1
+            logger.debug("dropped a message: %s", error)
+            return
+        for effect in effects:
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case FinishWork():
+                self._finish(effect.work)
+            case ShowOutput():
+                for sink in list(effect.work.sinks or ()):
+                    sink(effect.index, effect.output)
+            case Answer():
+                self._take_answer(effect)
+            case Joined():
+                if self._blob_dir is None and effect.blob_dir:
+                    self._blob_dir = Path(effect.blob_dir)
+                if self._blob_dir is not None and effect.host == self.host:
+                    self.submit.blobs = BlobStore(self._blob_dir, self.peer)
+            case RefuseSession():
+                self._refused = effect.reason
+                if effect.joined:
+                    logger.warning("the controller refused a message: %s", effect.reason)
+            case CloseSession():
+                self._end(f"the controller has closed: {effect.reason or 'it was shut down'}")
+
+    def _finish(self, work: Work) -> None:
+        if work.blobs and self.submit.blobs is not None:
+            for handle in work.blobs:
+                self.submit.blobs.release(handle)
+            work.blobs.clear()
+        owner, work.owner = work.owner, None
+        if owner is not None:
+            owner._work_done()
+
+    def close_work(self, work: Work) -> None:
+        """No more tasks will be added to a work; finish it if they have all ended already."""
+        with self.link.lock:
+            work.closed = True
+            done = work.done and work.owner is not None
+            if done:
+                self.link.ledger.forget(work)
+        if done:
+            self._finish(work)
+
+    def _take_answer(self, answer: Answer) -> None:
+        pending = self._requests.get(answer.request)
+        if pending is None:
+            return
+        error = None if answer.error is None else error_from_info(answer.error)
+        if answer.engine < 0 and not pending.waiting:
+            self._requests.pop(answer.request, None)
+            _resolve(pending, (answer.content, answer.frames), error)
+            return
+        pending.waiting.discard(answer.engine)
+        if error is not None:
+            pending.errors.append(error)
+        if not pending.waiting:
+            self._requests.pop(answer.request, None)
+            _resolve(pending, None, _join_errors(pending.errors))
+
+    def _adopt_blob(self, handle: m.BlobHandle) -> memoryview:
+        if self._blob_dir is None:
+            raise ProtocolError("a result in shared memory, and this client knows of no such place")
+        view = map_blob(self._blob_dir, handle)
+        unlink_blob(self._blob_dir, handle)
+        return view
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _end(self, reason: str) -> None:
+        """The controller is gone: everything outstanding fails, every later call says so."""
+        self.fail_outstanding(f"{reason}; the result of this task did not arrive")
+        if self._wire is not None:
+            self._wire.refuse(f"{reason}; make a new Client when it runs again")
+
+    def fail_outstanding(self, reason: str) -> None:
+        """End every outstanding task with an error of our own."""
+        info = m.ErrorInfo("KernelError", reason, [], own=True)
+        payload = encode_part(info)
+        now = time.time()
+        with self.link.lock:
+            works = list(self.link.ledger.works())
+        for work in works:
+            for index in range(work.total):
+                if work.status[index] == 255:
+                    piece = _failed_piece(work.seq(index) or 0, len(payload))
+                    work.add(index, 1, Segment(piece, [payload], -1, now), 0)
+            work.closed = True
+            self._finish(work)
+        with self.link.lock:
+            self.link.ledger.outstanding = 0
+        for number in list(self._requests):
+            pending = self._requests.pop(number, None)
+            if pending is not None:
+                _resolve(pending, None, KernelError(reason))
+
+    def close(self, linger_s: float = 0.5) -> None:
+        """Say goodbye and free everything. Tasks under way go on. Idempotent."""
+        if self._closing or self._wire is None:
+            return
+        self._closing = True
+        wire = self._wire
+        if not wire.closed_reason:
+            try:
+                self.submit.flush()
+            except (ClientClosed, zmq.ZMQError):
+                logger.debug("could not send what was left", exc_info=True)
+        wire.close(_CLOSED, [encode(m.Goodbye())], linger_s)
+        outstanding = self.link.ledger.outstanding
+        self.fail_outstanding(
+            "the client was closed before the result arrived; the task itself goes on"
+        )
+        if self.submit.blobs is not None and not outstanding:
+            self.submit.blobs.close()
+        if self._context is not None:
+            self._context.term()
+
+    def abandon(self) -> None:
+        """In a forked child: the connection is the parent's."""
+        if self._wire is not None:
+            self._wire.abandon(_FORKED)
+        self._closing = True
+
+
+def _failed_piece(seq: int, size: int) -> m.ResultSlice:
+    import struct
+
+    nan = struct.pack("<d", float("nan"))
+    columns = m.Columns(struct.pack("<I", size))
+    return m.ResultSlice(seq, 1, 0, -1, bytes((m.FAILED,)), nan, nan, b"", columns)
+
+
+def _resolve(pending: Pending, value: Any, error: BaseException | None) -> None:
+    if pending.done():
+        return
+    if error is not None:
+        pending.set_exception(error)
+    else:
+        pending.set_result(value)
+
+
+def _join_errors(errors: list[BaseException]) -> BaseException | None:
+    if len(errors) < 2:
+        return errors[0] if errors else None
+    try:
+        collect_exceptions(errors, "control")
+    except KernelError as error:
+        return error
+    return errors[0]
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in list(_sessions):
+        session.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

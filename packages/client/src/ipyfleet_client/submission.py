@@ -1,0 +1,400 @@
+"""From calls to messages: groups, sequence numbers, what the controller has already.
+
+What lives here: `Submitter`. What must not: the meaning of results, the API that users see.
+
+Theory of operation
+-------------------
+A call is packed in the caller's thread and appended to a queue as one tuple, which is atomic: a Ctrl-C
+leaves either the whole call there or nothing. `flush` takes the queue, puts neighbours with the same
+function and options into one group, gives out sequence numbers, notes the tasks in the ledger and sends.
+It runs at once when nothing is outstanding; else by the I/O thread within a millisecond, by the next wait,
+or when enough has come together. So a single call goes out without delay and a loop of thousands
+goes out in a few messages.
+
+Seqs are given out and messages sent under one lock, so the seqs on the wire only grow.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from ipyfleet_client.interrupts import hold_interrupts
+from ipyfleet_client.io import Wire
+from ipyfleet_client.link import ClientLink
+from ipyfleet_client.pending import Work
+from ipyfleet_protocol.blobs import BLOB_MIN_BYTES, BlobStore
+from ipyfleet_protocol.codec import encode, encode_part
+from ipyfleet_protocol.columns import Frame, PayloadWriter
+from ipyfleet_protocol.ids import PeerId, format_msg_id
+from ipyfleet_protocol.messages import (
+    Cancel,
+    Function,
+    Group,
+    Method,
+    Options,
+    Placement,
+    SeqRange,
+    Submit,
+)
+from ipyfleet_protocol.serialize import Packed, PackedFunction, pack_items
+
+FLUSH_TASKS = 256
+FLUSH_BYTES = 256 * 1024
+"""What is buffered is sent at once when it is more than this."""
+
+GROUP_MAX_BYTES = 1024 * 1024
+"""Packed bytes in one group of a long map."""
+
+FIRST_GROUP_TASKS, LAST_GROUP_TASKS = 64, 4096
+"""A long map goes out in groups that grow from the first size to the last."""
+
+Payload = tuple[bytes | memoryview, Sequence[tuple[Frame, bool]]]
+
+
+class Spec(NamedTuple):
+    """What a group's tasks have in common besides the function; see `messages.Options`."""
+
+    method: Method
+    placement: Placement
+    targets: tuple[int, ...] | None = None
+    shared: bool = False
+    retries: int = 0
+    silent: bool = False
+    label: str = ""
+
+
+class History:
+    """The seqs that were given out, as ranges."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[int, int]] = []
+
+    def add(self, first: int, count: int) -> None:
+        """Note tasks ``first … first+count-1``."""
+        if self.ranges and sum(self.ranges[-1]) == first:
+            start, before = self.ranges[-1]
+            self.ranges[-1] = (start, before + count)
+        else:
+            self.ranges.append((first, count))
+
+
+class _Job(NamedTuple):
+    """Tasks ``index … index+count-1`` of a work, ready to be sent."""
+
+    work: Work
+    index: int
+    count: int
+    spec: Spec
+    function: PackedFunction | None
+    targets: list[int] | None
+    payloads: Sequence[Payload] | Sequence[Packed]
+    history: History | None
+
+
+class Submitter:
+    """Sends the calls of one client.
+
+    Attributes:
+        peer: the client.
+        host: the client's host id.
+        blobs: where large arguments go, or None for "nowhere"; set when the client has joined.
+    """
+
+    def __init__(self, peer: PeerId, host: str, link: ClientLink) -> None:
+        self.peer = peer
+        self.host = host
+        self.blobs: BlobStore | None = None
+        self.wire: Wire | None = None
+        self._link = link
+        self._lock = threading.Lock()
+        self._jobs: deque[_Job] = deque()
+        self._buffered_tasks = 0
+        self._outbox: deque[list[Frame]] = deque()
+        self._sent_digests: set[bytes] = set()
+        self._next_seq = 0
+
+    @property
+    def next_seq(self) -> int:
+        """The seq that the next task will get; all below have been given out."""
+        return self._next_seq
+
+    def msg_id(self, seq: int) -> str:
+        """Return the public id of one of this client's tasks."""
+        return format_msg_id(self.peer, seq)
+
+    # -- calls --------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        work: Work,
+        spec: Spec,
+        function: PackedFunction | None,
+        payload: Packed,
+        *,
+        targets: list[int] | None = None,
+        history: History | None = None,
+    ) -> None:
+        """Send a call with one payload: one task, or the same on several engines (``spec.shared``).
+
+        Raises:
+            ClientClosed: the client is closed; nothing was sent.
+        """
+        pickle, buffers = payload
+        large = bool(buffers) or len(pickle) >= FLUSH_BYTES
+        placed: Payload = (pickle, self._place(work, buffers, targets, spec) if buffers else ())
+        job = _Job(work, 0, work.total, spec, function, targets, (placed,), history)
+        self._jobs.append(job)
+        self._after_append(work.total, at_once=large)
+
+    def submit_each(
+        self,
+        work: Work,
+        spec: Spec,
+        function: PackedFunction | None,
+        payloads: Sequence[Packed],
+        *,
+        targets: list[int] | None = None,
+        index: int = 0,
+        history: History | None = None,
+    ) -> None:
+        """Send several tasks with a payload each, at once.
+
+        Raises:
+            ClientClosed: the client is closed; nothing was sent.
+        """
+        ready: Sequence[Payload] | Sequence[Packed] = payloads
+        if any(packed[1] for packed in payloads):
+            ready = [
+                (
+                    pickle,
+                    self._place(work, buffers, [targets[k]] if targets is not None else None, spec),
+                )
+                for k, (pickle, buffers) in enumerate(payloads)
+            ]
+        self._jobs.append(_Job(work, index, len(ready), spec, function, targets, ready, history))
+        self._after_append(len(ready), at_once=True)
+
+    def submit_items(
+        self,
+        work: Work,
+        spec: Spec,
+        function: PackedFunction,
+        items: Iterable[tuple[object, ...]],
+        *,
+        history: History | None = None,
+    ) -> None:
+        """Send one task per item, in groups that grow, each sent while the next is packed.
+
+        Works whose number of tasks was not known before grow and are closed at the end.
+
+        Raises:
+            PackError: an item cannot be pickled. What was sent before is cancelled.
+            ValueError: there are fewer items than tasks in the work; likewise.
+            ClientClosed: the client is closed.
+        """
+        index = 0
+        try:
+            for packed in pack_in_groups(items):
+                if not work.closed:
+                    work.grow(len(packed))
+                self.submit_each(work, spec, function, packed, index=index, history=history)
+                index += len(packed)
+            if index < work.total:
+                raise ValueError(f"a sequence announced {work.total} items and has {index}")
+        except BaseException:
+            # The caller never sees this work.
+            self.cancel(work)
+            raise
+
+    def cancel(self, work: Work) -> None:
+        """Ask that the tasks of a work that have not started are not started."""
+        self.flush()
+        ranges = [SeqRange(first, count) for _, first, count in work.ranges]
+        if ranges:
+            self._send([encode(Cancel(ranges))])
+
+    def _place(
+        self,
+        work: Work,
+        buffers: Sequence[Frame],
+        targets: Sequence[int] | None,
+        spec: Spec,
+    ) -> list[tuple[Frame, bool]]:
+        out: list[tuple[Frame, bool]] = []
+        local: bool | None = None
+        for buffer in buffers:
+            view = memoryview(buffer)
+            if view.nbytes >= BLOB_MIN_BYTES and self.blobs is not None:
+                if local is None:
+                    engines = self._link.engines
+                    local = engines.are_on_host(self.host, targets or spec.targets)
+                handle = self.blobs.put(view) if local else None
+                if handle is not None:
+                    work.blobs.append(handle)
+                    out.append((encode_part(handle), True))
+                    continue
+            out.append((view, False))
+        return out
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def _after_append(self, count: int, *, at_once: bool) -> None:
+        self._buffered_tasks += count
+        if at_once or not self._link.ledger.outstanding or self._buffered_tasks >= FLUSH_TASKS:
+            self.flush()
+        elif self.wire is not None:
+            self.wire.flush_soon()
+
+    def flush(self) -> None:
+        """Send what is buffered.
+
+        Raises:
+            ClientClosed: the client is closed.
+        """
+        if not self._jobs and not self._outbox:
+            return
+        with hold_interrupts() as interrupt:
+            while not self._lock.acquire(timeout=0.05):
+                if interrupt.noted:
+                    return
+            try:
+                self._collect()
+                self._send_outbox()
+            finally:
+                self._lock.release()
+
+    def _send(self, frames: list[Frame]) -> None:
+        with hold_interrupts(), self._lock:
+            self._outbox.append(frames)
+            self._send_outbox()
+
+    def send_message(self, header: bytes) -> None:
+        """Send a message without payload, after what was submitted before.
+
+        Raises:
+            ClientClosed: the client is closed.
+        """
+        self.flush()
+        self._send([header])
+
+    def _send_outbox(self) -> None:
+        assert self.wire is not None
+        while self._outbox:
+            if not self.wire.send(self._outbox[0]):
+                self.wire.flush_soon()
+                return
+            self._outbox.popleft()
+
+    def _collect(self) -> None:
+        """Turn the queued jobs into messages; the lock is held."""
+        self._buffered_tasks = 0
+        groups: list[Group] = []
+        frames: list[Frame] = []
+        while self._jobs:
+            jobs, writer = self._take_neighbours()
+            group, group_frames = self._make_group(jobs, writer)
+            groups.append(group)
+            frames += group_frames
+            if writer.n_bytes > GROUP_MAX_BYTES:
+                self._outbox.append([encode(Submit(groups)), *frames])
+                groups, frames = [], []
+        if groups:
+            self._outbox.append([encode(Submit(groups)), *frames])
+
+    def _take_neighbours(self) -> tuple[list[_Job], PayloadWriter]:
+        first = self._jobs.popleft()
+        jobs = [first]
+        writer = PayloadWriter()
+        _write(writer, first.payloads)
+        function, spec = first.function, first.spec
+        while (
+            self._jobs
+            and not spec.shared
+            and spec == self._jobs[0].spec
+            and _same(function, self._jobs[0].function)
+            and writer.n_bytes < GROUP_MAX_BYTES
+            and len(writer) < LAST_GROUP_TASKS
+        ):
+            job = self._jobs.popleft()
+            jobs.append(job)
+            _write(writer, job.payloads)
+        return jobs, writer
+
+    def _make_group(self, jobs: list[_Job], writer: PayloadWriter) -> tuple[Group, list[Frame]]:
+        spec, function = jobs[0].spec, jobs[0].function
+        first = self._next_seq
+        with self._link.lock:
+            seq = first
+            for job in jobs:
+                self._link.ledger.add(seq, job.count, job.work, job.index)
+                job.work.sent(job.index, seq, job.count)
+                if job.history is not None:
+                    job.history.add(seq, job.count)
+                seq += job.count
+            self._next_seq = seq
+        if spec.placement == "direct":
+            targets = [target for job in jobs for target in job.targets or ()]
+        else:
+            targets = None if spec.targets is None else list(spec.targets)
+        options = Options(
+            method=spec.method,
+            placement=spec.placement,
+            targets=targets,
+            shared=spec.shared,
+            retries=spec.retries,
+            silent=spec.silent,
+            label=spec.label,
+            host=self.host,
+        )
+        columns, frames = writer.finish()
+        header: Function | None = None
+        if function is not None:
+            header = function.function
+            if header.digest in self._sent_digests:
+                header = Function(
+                    header.digest, header.name, header.reusable, header.self_name, frames=0
+                )
+            else:
+                self._sent_digests.add(header.digest)
+                frames = [*function.frames, *frames]
+        return Group(first, seq - first, options, header, columns), frames
+
+
+def _same(one: PackedFunction | None, other: PackedFunction | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.function.digest == other.function.digest
+
+
+def _write(writer: PayloadWriter, payloads: Sequence[Payload] | Sequence[Packed]) -> None:
+    if any(payload[1] for payload in payloads):
+        for pickle, buffers in payloads:
+            writer.append(pickle, buffers)  # type: ignore[arg-type]
+    elif len(payloads) == 1:
+        writer.append(payloads[0][0])
+    else:
+        writer.extend([payload[0] for payload in payloads])  # type: ignore[misc]
+
+
+def pack_in_groups(
+    items: Iterable[tuple[object, ...]], size: int = FIRST_GROUP_TASKS
+) -> Iterator[list[Packed]]:
+    """Pack the calls of a map, group by group.
+
+    The groups grow by a factor of 4, and stay below `GROUP_MAX_BYTES` as well as a look at the group
+    before can tell.
+
+    Raises:
+        PackError: an item cannot be pickled.
+    """
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        packed = pack_items(chunk)
+        n_bytes = sum(len(p[0]) + sum(memoryview(b).nbytes for b in p[1]) for p in packed)
+        yield packed
+        per_task = max(1, n_bytes // len(packed))
+        size = max(1, min(4 * size, LAST_GROUP_TASKS, GROUP_MAX_BYTES // per_task))

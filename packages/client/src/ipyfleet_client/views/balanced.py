@@ -1,0 +1,249 @@
+"""A view of engines that share the work.
+
+What lives here: `LoadBalancedView`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ipyfleet_client.asyncresult import AsyncResult
+from ipyfleet_client.mapresult import AsyncMapResult, JoinedResult
+from ipyfleet_client.partition import Dist, as_sequence, partition
+from ipyfleet_client.submission import Spec
+from ipyfleet_client.views.base import Flag, View, check_sequences
+from ipyfleet_protocol.namespace import Reference
+from ipyfleet_protocol.serialize import PackedFunction, pack_call
+
+if TYPE_CHECKING:
+    from ipyfleet_client.imap import LazyMapIterator
+    from ipyfleet_client.pending import Work
+
+
+class LoadBalancedView(View):
+    """Engines that take tasks from one queue, whichever is free.
+
+    Attributes:
+        targets: a list of the engines that may be used, or None for all.
+        retries: how many more attempts a task that failed gets, on other engines.
+
+    Example:
+        >>> view = rc.load_balanced_view()  # doctest: +SKIP
+        >>> view.map_sync(lambda x: x ** 2, range(4))  # doctest: +SKIP
+        [0, 1, 4, 9]
+    """
+
+    flag_names = View.flag_names | {"retries"}
+
+    retries = Flag[int](0)
+
+    def _check_flag(self, name: str, value: Any) -> Any:
+        if name == "retries":
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"retries must be an int, not {type(value).__name__}")
+            if value < 0:
+                raise ValueError(f"retries must not be negative: {value}")
+        elif name == "targets":
+            if value is None or (isinstance(value, str) and value == "all"):
+                return None
+            chosen = self._session.link.engines.choose(value)
+            return [chosen] if isinstance(chosen, int) else chosen
+        return super()._check_flag(name, value)
+
+    def __len__(self) -> int:
+        return len(self.client.ids) if self.targets is None else len(self.targets)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.targets}>"
+
+    def _spec(self, method: Any = "apply", label: str | None = None) -> Spec:
+        engines = self._session.link.engines
+        engines.require_some()
+        targets = self.targets
+        if targets is not None:
+            targets = tuple(engines.choose(targets))  # type: ignore[arg-type]
+        return Spec(
+            method,
+            "balanced",
+            targets,
+            retries=self.retries,
+            label=self.label if label is None else label,
+        )
+
+    def _apply(
+        self, f: Callable[..., Any] | Reference, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncResult:
+        function = self._pack_function(f)
+        spec = self._spec()
+        payload = pack_call(args, kwargs)
+        work = self._new_work(1, "apply", function.function.name)
+        result = AsyncResult(self.client, work, single=True)
+        self._session.submit.submit(work, spec, function, payload, history=self._history)
+        return result
+
+    def map(
+        self,
+        f: Callable[..., Any] | Reference,
+        /,
+        *sequences: Iterable[Any],
+        block: bool | None = None,
+        chunksize: int = 1,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        label: str | None = None,
+    ) -> Any:
+        """Map ``f`` over sequences as the builtin does, one task per item.
+
+        Args:
+            f: called with one item of each sequence.
+            *sequences: as many as `f` takes arguments; the shortest ends the map.
+            block: whether to wait; None for ``view.block``.
+            chunksize: how many items make a task. Tasks travel in batches anyway, so this saves little.
+            ordered: whether iteration keeps the order; if not, what is there first comes first.
+            return_exceptions: give errors as values instead of raising them.
+            label: a name for this work; None for the view's.
+
+        Returns:
+            The list of values if it blocks, else an `AsyncMapResult`.
+        """
+        check_sequences(sequences)
+        if isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1:
+            raise ValueError(f"chunksize must be an int of 1 or more, not {chunksize!r}")
+        function = self._pack_function(f)
+        if chunksize > 1:
+            result = self._map_chunks(
+                function, sequences, chunksize, ordered, return_exceptions, label
+            )
+        else:
+            result = self._map_items(function, sequences, ordered, return_exceptions, label)
+        return self._finish(result, block)
+
+    def _map_items(
+        self,
+        function: PackedFunction,
+        sequences: tuple[Iterable[Any], ...],
+        ordered: bool,
+        return_exceptions: bool,
+        label: str | None,
+    ) -> AsyncMapResult:
+        spec = self._spec(label=label)
+        count = _count(sequences)
+        work = self._new_work(count or 0, "apply", function.function.name, closed=count is not None)
+        work.label = spec.label
+        result = AsyncMapResult(
+            self.client, work, ordered=ordered, return_exceptions=return_exceptions
+        )
+        items: Iterator[tuple[Any, ...]] = zip(*sequences)  # noqa: B905 - the shortest ends it
+        if count is not None:
+            items = islice(items, count)
+        self._submit_items(work, spec, function, items)
+        return result
+
+    def _map_chunks(
+        self,
+        function: PackedFunction,
+        sequences: tuple[Iterable[Any], ...],
+        chunksize: int,
+        ordered: bool,
+        return_exceptions: bool,
+        label: str | None,
+    ) -> AsyncMapResult:
+        spec = self._spec("map", label)
+        chunks: list[tuple[list[Any], ...]] = []
+        lengths: list[int] = []
+        items = zip(*sequences)  # noqa: B905 - the shortest ends it
+        while rows := list(islice(items, chunksize)):
+            lengths.append(len(rows))
+            chunks.append(tuple(list(column) for column in zip(*rows, strict=True)))
+        work = self._new_work(len(chunks), "map", function.function.name)
+        work.label = spec.label
+        result = AsyncMapResult(
+            self.client,
+            work,
+            chunks=lengths,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+        )
+        self._submit_items(work, spec, function, chunks)
+        return result
+
+    def _submit_items(
+        self,
+        work: Work,
+        spec: Spec,
+        function: PackedFunction,
+        items: Iterable[tuple[Any, ...]],
+    ) -> None:
+        session = self._session
+        session.submit.submit_items(work, spec, function, items, history=self._history)
+        if not work.closed:
+            session.close_work(work)
+
+    def _apply_parts(
+        self,
+        f: Callable[..., Any] | Reference,
+        sequences: tuple[Any, ...],
+        dist: Dist,
+        chunksize: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncMapResult:
+        """Call ``f`` with parts of the sequences; as many parts as engines, or of `chunksize` items."""
+        function = self._pack_function(f)
+        spec = self._spec()
+        count = len(sequences[0])
+        parts = -(-count // chunksize) if chunksize else min(count, len(self))
+        work = self._new_work(parts, "apply", function.function.name)
+        result = JoinedResult(self.client, work, dist=dist)
+        result.ordered = ordered
+        if parts:
+            cut = [partition(as_sequence(sequence), parts, dist) for sequence in sequences]
+            self._submit_items(work, spec, function, zip(*cut, strict=True))
+        return result
+
+    def imap(
+        self,
+        f: Callable[..., Any] | Reference,
+        /,
+        *sequences: Iterable[Any],
+        ordered: bool = True,
+        max_outstanding: int | str | None = "auto",
+        return_exceptions: bool = False,
+    ) -> LazyMapIterator:
+        """Map lazily: items are taken from the sequences, which may be endless, as results are consumed.
+
+        Args:
+            f: called with one item of each sequence.
+            *sequences: anything that can be iterated.
+            ordered: keep the order; if not, what is there first comes first.
+            max_outstanding: how many tasks may be under way or not yet consumed; "auto" starts with two
+                for each engine and grows while tasks are so short that engines would wait; 0 or
+                None for no limit.
+            return_exceptions: give errors as values instead of raising them.
+
+        Returns:
+            An iterator; its `cancel` ends it early.
+        """
+        from ipyfleet_client.imap import LazyMapIterator
+
+        check_sequences(sequences)
+        return LazyMapIterator(
+            self,
+            self._pack_function(f),
+            zip(*sequences),  # noqa: B905 - the shortest ends it
+            ordered=ordered,
+            max_outstanding=max_outstanding,
+            return_exceptions=return_exceptions,
+        )
+
+
+def _count(sequences: tuple[Any, ...]) -> int | None:
+    """Return how many items a map has, or None if that cannot be told before."""
+    counts = []
+    for sequence in sequences:
+        try:
+            counts.append(len(sequence))
+        except TypeError:
+            return None
+    return min(counts)

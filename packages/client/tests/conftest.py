@@ -1,0 +1,421 @@
+"""A controller to test the client against, and clients of it.
+
+`FakeController` speaks the protocol over a real socket and really runs the tasks, one after the other in
+a thread of its own, each "engine" with a namespace. It is the peer of the tests that need no
+other package of the system.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import queue
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+
+from ipyfleet_client import Client
+from ipyfleet_protocol import messages as m
+from ipyfleet_protocol.blobs import BlobStore, map_blob
+from ipyfleet_protocol.codec import decode, decode_part, encode, encode_part, split
+from ipyfleet_protocol.columns import Payloads, PayloadWriter, float64_column, uint32_column
+from ipyfleet_protocol.connection import ConnectionInfo, host_id, new_connection_info, new_instance
+from ipyfleet_protocol.errors import info_from_exception
+from ipyfleet_protocol.ids import new_peer_id
+from ipyfleet_protocol.namespace import set_namespace
+from ipyfleet_protocol.serialize import pack, unpack_call, unpack_function
+
+
+class Task:
+    """One task on its way through the fake."""
+
+    def __init__(self, client: bytes, seq: int, engine: int, group: m.Group) -> None:
+        self.client = client
+        self.seq = seq
+        self.engine = engine
+        self.group = group
+        self.pickle: Any = b""
+        self.buffers: list[memoryview] = []
+        self.dropped = False
+
+
+class FakeController:
+    """A controller and its engines in two threads of the test process.
+
+    Attributes:
+        messages: every message received, in order.
+        paused: while set, submitted tasks wait (they can be cancelled then).
+        reverse: run what is queued last to first, for results out of order.
+        answer_hello: set to False to be deaf.
+        silent_output: "before" or "after": when output is sent relative to its results.
+    """
+
+    def __init__(self, directory: Path, engines: int = 2) -> None:
+        self.directory = directory
+        self.instance = new_instance()
+        self.messages: list[Any] = []
+        self.paused = threading.Event()
+        self.reverse = False
+        self.answer_hello = True
+        self.refuse_reason = ""
+        self.output_order = "before"
+        self.batch = 64
+        self.peers: dict[int, bytes] = {k: new_peer_id() for k in range(engines)}
+        self.namespaces: dict[int, dict[str, Any]] = {
+            k: {"__builtins__": __builtins__, "__name__": "__main__"} for k in range(engines)
+        }
+        self.functions: dict[bytes, tuple[list[bytes], Any]] = {}
+        self.clients: list[bytes] = []
+        self.blob_dir = directory / "blobs"
+        self._owner = new_peer_id()
+        self.blobs = BlobStore(self.blob_dir, self._owner)
+        self._context = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.LINGER, 0)
+        self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self.url = f"ipc://{directory}/router"
+        self._router.bind(self.url)
+        self._inner = self._context.socket(zmq.PAIR)
+        self._inner.bind("inproc://fake")
+        self._tasks: queue.Queue[list[Task] | None] = queue.Queue()
+        self._next_engine = 0
+        self._ordinal = 0
+        self._threads = [
+            threading.Thread(target=self._receive, name="fake-router"),
+            threading.Thread(target=self._work, name="fake-engines"),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def info(self) -> ConnectionInfo:
+        return new_connection_info(
+            instance=self.instance,
+            role="client",
+            urls=[self.url],
+            blob_dir=str(self.blob_dir),
+        )
+
+    # -- what tests do ------------------------------------------------------------------------
+
+    def received(self, kind: type) -> list[Any]:
+        return [message for message in list(self.messages) if isinstance(message, kind)]
+
+    def send_all(self, message: m.Message) -> None:
+        """Send a message to every client; from any thread."""
+        for client in list(self.clients):
+            self._push(client, [encode(message)])
+
+    def engine_info(self, engine: int) -> m.EngineInfo:
+        return m.EngineInfo(engine, self.peers[engine], host_id(), "here", os.getpid())
+
+    def add_engine(self) -> int:
+        engine = len(self.peers)
+        self.peers[engine] = new_peer_id()
+        self.namespaces[engine] = {"__builtins__": __builtins__, "__name__": "__main__"}
+        self.send_all(m.EnginesChanged(joined=[self.engine_info(engine)]))
+        return engine
+
+    def lose_engine(self, engine: int, reason: str = "killed by SIGKILL") -> None:
+        del self.peers[engine]
+        self.send_all(m.EnginesChanged(lost=[m.EngineLost(engine, reason)]))
+
+    def close(self) -> None:
+        self.paused.clear()
+        self._tasks.put(None)
+        self._threads[1].join(10)
+        self._push(b"", [])
+        self._threads[0].join(10)
+        for socket in self._pushers.__dict__.values():
+            socket.close(linger=0)
+        self.blobs.close()
+        self._context.destroy(linger=0)
+        set_namespace(None)
+
+    # -- the router ---------------------------------------------------------------------------
+
+    _pushers = threading.local()
+    _lock = threading.Lock()
+
+    def _push(self, identity: bytes, frames: list[Any]) -> None:
+        self._outgoing.append((identity, frames))
+        with self._lock:
+            self._wake()
+
+    @property
+    def _outgoing(self) -> Any:
+        from collections import deque
+
+        return self.__dict__.setdefault("_out", deque())
+
+    def _wake(self) -> None:
+        socket = self._context.socket(zmq.PUSH)
+        socket.connect("inproc://fake-wake")
+        socket.send(b"")
+        socket.close(linger=1000)
+
+    def _receive(self) -> None:
+        wake = self._context.socket(zmq.PULL)
+        wake.bind("inproc://fake-wake")
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(wake, zmq.POLLIN)
+        running = True
+        while running:
+            for socket, _ in poller.poll():
+                if socket is wake:
+                    wake.recv()
+                    while self._outgoing:
+                        identity, frames = self._outgoing.popleft()
+                        if not identity:
+                            running = False
+                        else:
+                            self._router.send_multipart([identity, *frames])
+                else:
+                    identity, header, *frames = self._router.recv_multipart()
+                    message = decode(header)
+                    self.messages.append(message)
+                    answer = self._answer(identity, message, frames)
+                    if answer is not None:
+                        self._router.send_multipart([identity, encode(answer)])
+        wake.close(linger=0)
+        self._inner.close(linger=0)
+        self._router.close(linger=0)
+
+    def _answer(self, identity: bytes, message: Any, frames: list[bytes]) -> m.Message | None:
+        match message:
+            case m.Hello() if self.answer_hello:
+                if self.refuse_reason:
+                    return m.Refused(self.refuse_reason)
+                self.clients.append(identity)
+                return m.Welcome(
+                    bytes.fromhex(self.instance),
+                    engines=[self.engine_info(engine) for engine in self.peers],
+                    host=host_id(),
+                    blob_dir=str(self.blob_dir),
+                )
+            case m.Submit():
+                self._submit(identity, message, frames)
+            case m.Cancel():
+                self._cancel(identity, message)
+            case m.Request():
+                return m.Reply(message.request, self._hub(message.question))
+            case m.Control():
+                for engine in message.targets:
+                    if isinstance(message.action, m.ClearNamespace):
+                        names = self.namespaces[engine]
+                        for name in [n for n in names if not n.startswith("__")]:
+                            del names[name]
+                    reply = m.ControlReply(identity[:16], message.request, engine)
+                    self._router.send_multipart([identity, encode(reply)])
+        return None
+
+    def _hub(self, question: Any) -> bytes:
+        match question:
+            case m.QueueStatus():
+                targets = question.targets or list(self.peers)
+                status: dict[Any, Any] = {
+                    engine: {"queue": 0, "completed": 0, "tasks": 0} for engine in targets
+                }
+                return msgspec.msgpack.encode({**status, "unassigned": 0})
+            case m.ShutdownCluster():
+                return b""
+        return msgspec.msgpack.encode([])
+
+    def _submit(self, identity: bytes, message: m.Submit, frames: list[bytes]) -> None:
+        for group, parts in zip(message.groups, split(message, frames), strict=True):
+            if group.function is not None and parts.function:
+                self.functions[group.function.digest] = (list(map(bytes, parts.function)), None)
+            payloads = Payloads(group.columns, parts.payload)
+            tasks = []
+            for index in range(group.count):
+                if group.options.placement == "direct":
+                    assert group.options.targets is not None
+                    engine = group.options.targets[index]
+                else:
+                    allowed = group.options.targets or list(self.peers)
+                    engine = allowed[self._next_engine % len(allowed)]
+                    self._next_engine += 1
+                task = Task(identity, group.first + index, engine, group)
+                place = 0 if group.options.shared else index
+                task.pickle = bytes(payloads.pickle(place))
+                flags = payloads.buffer_blobs(place)
+                for frame, blob in zip(payloads.buffer_frames(place), flags, strict=True):
+                    if blob:
+                        handle = decode_part(frame, m.BlobHandle)
+                        task.buffers.append(map_blob(self.blob_dir, handle))
+                    else:
+                        task.buffers.append(memoryview(bytearray(frame)))
+                tasks.append(task)
+            self.queued.extend(tasks)
+            self._tasks.put(tasks)
+
+    @property
+    def queued(self) -> list[Task]:
+        tasks: list[Task] = self.__dict__.setdefault("_queued", [])
+        return tasks
+
+    def _cancel(self, identity: bytes, message: m.Cancel) -> None:
+        for task in self.queued:
+            for piece in message.ranges:
+                if task.client == identity and 0 <= task.seq - piece.first < piece.count:
+                    task.dropped = True
+                    info = m.ErrorInfo("TaskAborted", "cancelled", [], own=True)
+                    self._send_results([(task, m.ABORTED, encode_part(info), [], None)], -1)
+        self.queued[:] = [task for task in self.queued if not task.dropped]
+
+    # -- the engines --------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (tasks := self._tasks.get()) is not None:
+            while self.paused.is_set():
+                time.sleep(0.002)
+            if self.reverse:
+                tasks.reverse()
+            done: list[Any] = []
+            for task in tasks:
+                if task.dropped:
+                    continue
+                if task in self.queued:
+                    self.queued.remove(task)
+                done.append((task, *self._run(task)))
+                if len(done) >= self.batch or self.reverse:
+                    self._flush(done)
+                    done = []
+            self._flush(done)
+
+    def _flush(self, done: list[Any]) -> None:
+        """Send results in runs of neighbours of one engine."""
+        run: list[Any] = []
+        for entry in done:
+            if run and (
+                entry[0].engine != run[-1][0].engine or entry[0].seq != run[-1][0].seq + 1
+            ):
+                self._send_results(run, run[0][0].engine)
+                run = []
+            run.append(entry)
+        if run:
+            self._send_results(run, run[0][0].engine)
+
+    def _send_results(self, entries: list[Any], engine: int) -> None:
+        writer = PayloadWriter()
+        outputs = []
+        now = time.time()
+        for _, _, pickle, buffers, output in entries:
+            writer.append(pickle, buffers)
+            outputs.append(len(output or ()))
+        columns, frames = writer.finish()
+        first = entries[0][0]
+        piece = m.ResultSlice(
+            first.seq,
+            len(entries),
+            0,
+            self._ordinal,
+            bytes(entry[1] for entry in entries),
+            float64_column([now - 0.001] * len(entries)),
+            float64_column([now] * len(entries)),
+            uint32_column(outputs) if any(outputs) else b"",
+            columns,
+        )
+        self._ordinal += len(entries)
+        client = first.client[:16]
+        items = [
+            m.OutputItem(entry[0].seq, k, kind, content)
+            for entry in entries
+            for k, (kind, content) in enumerate(entry[4] or ())
+        ]
+        output_message = [encode(m.Output(client, engine, items))]
+        if items and self.output_order == "before":
+            self._push(first.client, output_message)
+        self._push(first.client, [encode(m.Results(client, engine, [piece])), *frames])
+        if items and self.output_order == "after":
+            self._push(first.client, output_message)
+
+    def _run(self, task: Task) -> tuple[int, bytes, list[Any], list[Any]]:
+        namespace = self.namespaces[task.engine]
+        set_namespace(namespace)
+        printed = io.StringIO()
+        items: list[Any] = []
+        method = task.group.options.method
+        try:
+            with contextlib.redirect_stdout(printed):
+                if method == "execute":
+                    value = _execute(bytes(task.pickle).decode(), namespace)
+                    if value is not None and not task.group.options.silent:
+                        data = {"data": {"text/plain": repr(value)}, "metadata": {}}
+                        items.append(("execute_result", msgspec.msgpack.encode(data)))
+                    status, payload, buffers = m.OK, encode_part(m.ExecuteInfo(7)), []
+                else:
+                    payload, buffers = self._call(task, method)
+                    status = m.OK
+        except BaseException as error:
+            info = info_from_exception(
+                error,
+                engine_id=task.engine,
+                engine_uuid=self.peers.get(task.engine, b"").hex(),
+                method="execute" if method == "execute" else "apply",
+                traceback=traceback.format_exc().splitlines(),
+            )
+            status, payload, buffers = m.FAILED, encode_part(info), []
+        if printed.getvalue():
+            items.insert(0, ("stdout", printed.getvalue().encode()))
+        return status, payload, buffers, items
+
+    def _call(self, task: Task, method: str) -> tuple[bytes, list[Any]]:
+        assert task.group.function is not None
+        frames, _ = self.functions[task.group.function.digest]
+        function = unpack_function(frames)
+        args, kwargs = unpack_call(task.pickle, task.buffers)
+        value = list(map(function, *args)) if method == "map" else function(*args, **kwargs)
+        packed = pack(value)
+        buffers = []
+        for buffer in packed.buffers:
+            handle = None
+            if memoryview(buffer).nbytes >= 256 * 1024:
+                handle = self.blobs.put(buffer)
+            if handle is None:
+                buffers.append((bytes(buffer), False))
+            else:
+                buffers.append((encode_part(handle), True))
+        return packed.pickle, buffers
+
+
+def _execute(code: str, namespace: dict[str, Any]) -> Any:
+    tree = ast.parse(code)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "<cell>", "exec"), namespace)
+    if last is None:
+        return None
+    return eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory with a short path: a socket's may not be long."""
+    with tempfile.TemporaryDirectory(prefix="ipf") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def controller(directory: Path) -> Iterator[FakeController]:
+    fake = FakeController(directory)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def rc(controller: FakeController) -> Iterator[Client]:
+    """A connected client."""
+    client = Client(controller.info, timeout=5)
+    yield client
+    client.close()
