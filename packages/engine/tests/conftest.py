@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import zmq
+
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import decode, decode_part, encode, split, split_output
 from ipyfleet_protocol.columns import Payloads, PayloadWriter, read_float64, read_uint32
@@ -26,7 +27,7 @@ from ipyfleet_protocol.connection import (
     save_connection_file,
 )
 from ipyfleet_protocol.hosts import host_id
-from ipyfleet_protocol.ids import Channel, PeerId, new_peer_id, routing_id, split_routing_id
+from ipyfleet_protocol.ids import Channel, PeerId, routing_id, split_routing_id
 from ipyfleet_protocol.serialize import pack_call, pack_function, unpack
 
 T = TypeVar("T")
@@ -93,13 +94,41 @@ class FakeController:
         self.outputs: dict[int, list[tuple[m.OutputItem, list[bytes]]]] = {}
         self.exited: list[m.EngineExited] = []
         self.welcome = True
+        self.client = CLIENT
+        self.host = host_id()
+        self.engine = PeerId(b"")
+        self.processes: list[subprocess.Popen[bytes]] = []
         self._next_ordinal: dict[PeerId, int] = {}
         self._next_seq = 0
         self._attached: dict[PeerId, set[Channel]] = {}
 
     def close(self) -> None:
+        """Stop every process that was started, and close the socket."""
+        for process in self.processes:
+            self.stop(process)
         self.router.close()
         self.context.term()
+
+    # -- processes ----------------------------------------------------------------------------
+
+    def start(self, *flags: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Start `ipengine` against this controller."""
+        environ = dict(os.environ, IPYTHONDIR=str(self.directory / "ipython"))
+        environ.update(options.pop("env", {}))
+        command = [sys.executable, "-m", "ipyfleet_engine", f"--file={self.file}", *flags]
+        process = subprocess.Popen(command, env=environ, **options)
+        self.processes.append(process)
+        return process
+
+    def stop(self, process: subprocess.Popen[bytes]) -> int:
+        """Stop a process of `start`; returns its exit code."""
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+        return process.wait(10)
 
     # -- receiving ----------------------------------------------------------------------------
 
@@ -147,7 +176,11 @@ class FakeController:
 
     def _greet(self, peer: PeerId) -> None:
         attached = self._attached[peer]
-        if self.welcome and peer not in self.engines and {Channel.CONTROL, Channel.TASK} <= attached:
+        if (
+            self.welcome
+            and peer not in self.engines
+            and {Channel.CONTROL, Channel.TASK} <= attached
+        ):
             self.engines[peer] = len(self.engines)
             welcome = m.Welcome(bytes.fromhex(self.instance), engine_id=self.engines[peer])
             self.send(peer, Channel.CONTROL, welcome)
@@ -174,7 +207,9 @@ class FakeController:
 
     # -- sending ------------------------------------------------------------------------------
 
-    def send(self, peer: PeerId, channel: Channel, message: Any, frames: Sequence[Any] = ()) -> None:
+    def send(
+        self, peer: PeerId, channel: Channel, message: Any, frames: Sequence[Any] = ()
+    ) -> None:
         self.router.send_multipart([routing_id(peer, channel), encode(message), *frames])
 
     def wait_engines(self, count: int = 1, timeout_s: float = TIMEOUT_S) -> list[PeerId]:
@@ -192,7 +227,7 @@ class FakeController:
         host: str = "",
         client: PeerId = CLIENT,
     ) -> list[int]:
-        """Place tasks at an engine; returns their seqs."""
+        """Place tasks at an engine; returns their seqs. `function` may be a bare header."""
         writer = PayloadWriter()
         for call in calls:
             if method == "execute":
@@ -202,7 +237,9 @@ class FakeController:
                 writer.append(packed.pickle, [(b, False) for b in packed.buffers])
         columns, frames = writer.finish()
         header = None
-        if function is not None:
+        if isinstance(function, m.Function):
+            header = function
+        elif function is not None:
             packed_function = pack_function(function)
             header = packed_function.function
             frames = [*packed_function.frames, *frames]
@@ -237,6 +274,26 @@ class FakeController:
     def text(self, seq: int, kind: str = "stdout") -> str:
         return "".join(i.content.decode() for i in self.output(seq) if i.kind == kind)
 
+    def next_ordinal(self, peer: PeerId) -> int:
+        """The ordinal that the next task placed at an engine will have."""
+        return self._next_ordinal[peer]
+
+    def ping(self, peer: PeerId) -> m.ControlReply:
+        """Ask an engine's second thread for a sign of life."""
+        action = m.EngineControl(CLIENT, 4242, m.PingEngine())
+        self.send(peer, Channel.CONTROL, action)
+
+        def find() -> Received | None:
+            for received in self.inbox:
+                reply = received.message
+                if isinstance(reply, m.ControlReply) and reply.request == 4242:
+                    return received
+            return None
+
+        found = self.until(find)
+        self.inbox.remove(found)
+        return found.message
+
     def expect(self, kind: type[T], peer: PeerId | None = None) -> T:
         """Wait for a message of a kind and take it out of the inbox."""
 
@@ -260,64 +317,33 @@ def wait_until(condition: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
     return value
 
 
-def start_ipengine(
-    controller: FakeController, *flags: str, **options: Any
-) -> subprocess.Popen[bytes]:
-    """Start `ipengine` against a fake controller."""
-    environ = dict(os.environ, IPYTHONDIR=str(controller.directory / "ipython"))
-    command = [sys.executable, "-m", "ipyfleet_engine", f"--file={controller.file}", *flags]
-    return subprocess.Popen(command, env=environ, **options)
-
-
-def stop(process: subprocess.Popen[bytes]) -> int:
-    """Stop a process that a test started; returns its exit code."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-    return process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def shared_controller() -> Iterator[FakeController]:
-    """A controller for the tests of one module."""
+def _controller() -> Iterator[FakeController]:
+    # Not tmp_path: the path of a Unix socket must be short.
     directory = Path(tempfile.mkdtemp(prefix="ipyfleet-test-"))
     controller = FakeController(directory)
-    yield controller
-    controller.close()
-    shutil.rmtree(directory)
-
-
-@pytest.fixture(scope="module")
-def shared_engine(shared_controller: FakeController) -> Iterator[PeerId]:
-    """One engine for the tests of one module."""
-    process = start_ipengine(shared_controller, "-n=1")
     try:
-        [peer] = shared_controller.wait_engines(1)
-        yield peer
+        yield controller
     finally:
-        stop(process)
+        controller.close()
+        shutil.rmtree(directory)
 
 
 @pytest.fixture
 def controller() -> Iterator[FakeController]:
     """A controller for one test."""
-    directory = Path(tempfile.mkdtemp(prefix="ipyfleet-test-"))
-    controller = FakeController(directory)
-    yield controller
-    controller.close()
-    shutil.rmtree(directory)
+    yield from _controller()
 
 
-__all__ = [
-    "CLIENT",
-    "Ended",
-    "FakeController",
-    "host_id",
-    "new_peer_id",
-    "start_ipengine",
-    "stop",
-    "wait_until",
-]
+@pytest.fixture(scope="module")
+def shared() -> Iterator[FakeController]:
+    """A controller for the tests of one module, with one engine: `shared.engine`."""
+    for controller in _controller():
+        controller.start("-n=1")
+        [controller.engine] = controller.wait_engines(1)
+        yield controller
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., Any]:
+    """The function `wait_until`."""
+    return wait_until

@@ -238,7 +238,7 @@ class Agent:
     def _report(self, death: Death) -> None:
         level = logging.INFO if death.exit_code == 0 else logging.ERROR
         log.log(level, "engine process %d ended: %s", death.child.pid, death.notice)
-        message = EngineExited(death.child.peer, death.exit_code, death.notice)
+        message = EngineExited(death.child.peer, death.exit_code, death.notice, death.running)
         if self._joined:
             self._link.send(message)
         else:

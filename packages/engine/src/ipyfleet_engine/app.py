@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traitlets import Any as AnyTrait
 from traitlets import Bool, Float, Int, Unicode
@@ -27,16 +27,19 @@ from ipyfleet_protocol.errors import ConnectionFileError
 from ipyfleet_protocol.ids import PeerId, new_peer_id
 
 from . import __version__
+from .mark import RunningMark
 from .process import cap_native_threads, die_with_parent
 
 if TYPE_CHECKING:
     from .agent import Agent
+    from .children import Nursery
     from .kernel import FleetKernel
 
 log = logging.getLogger("ipyfleet.agent")
 
 _PEER_VARIABLE = "IPYFLEET_ENGINE_PEER"
 _AGENT_VARIABLE = "IPYFLEET_ENGINE_AGENT"
+_MARK_VARIABLE = "IPYFLEET_ENGINE_MARK"
 
 
 class IPEngineApp(Application):
@@ -56,9 +59,9 @@ class IPEngineApp(Application):
     profile_dir = Unicode("", help="The directory of the profile; wins over the name.").tag(
         config=True
     )
-    ipython_dir = Unicode("", help="Where the profiles are; default $IPYTHONDIR or ~/.ipython.").tag(
-        config=True
-    )
+    ipython_dir = Unicode(
+        "", help="Where the profiles are; default $IPYTHONDIR or ~/.ipython."
+    ).tag(config=True)
     cluster_id = Unicode("", help="Which of the profile's clusters to join.").tag(config=True)
     file = Unicode("", help="The connection file, if it is not in the profile.").tag(config=True)
     lease_fd = Int(
@@ -116,9 +119,7 @@ class IPEngineApp(Application):
     @property
     def profile_path(self) -> Path:
         """The directory of the profile."""
-        return paths.profile_dir(
-            self.profile, self.profile_dir or None, self.ipython_dir or None
-        )
+        return paths.profile_dir(self.profile, self.profile_dir or None, self.ipython_dir or None)
 
     @property
     def file_path(self) -> Path:
@@ -144,17 +145,24 @@ class IPEngineApp(Application):
         agent_peer, _, agent_pid = agent.partition(":")
         if agent_pid:
             die_with_parent(int(agent_pid))
+        mark_fd = int(os.environ.pop(_MARK_VARIABLE, "-1"))
+        mark = RunningMark(mark_fd)
+        if mark_fd >= 0:
+            os.close(mark_fd)
         self._start_logging(None)
         self.kernel = self._make_kernel()
         info = self._load_connection()
-        return self._run_engine(info, peer, bytes.fromhex(agent_peer))
+        return self._run_engine(info, peer, bytes.fromhex(agent_peer), mark)
 
-    def _run_engine(self, info: ConnectionInfo, peer: PeerId, agent: bytes) -> int:
+    def _run_engine(
+        self, info: ConnectionInfo, peer: PeerId, agent: bytes, mark: RunningMark
+    ) -> int:
         from .engine import EngineSettings, run_engine
 
         settings = EngineSettings(
             info,
             peer,
+            mark,
             agent,
             timeout_s=self.timeout,
             startup_script=self.startup_script,
@@ -195,11 +203,13 @@ class IPEngineApp(Application):
         return agent.run()
 
     def _fork_engine(
-        self, agent: Agent, nursery: Any, info: ConnectionInfo, agent_peer: PeerId
+        self, agent: Agent, nursery: Nursery, info: ConnectionInfo, agent_peer: PeerId
     ) -> None:
-        nursery.fork(lambda peer: self._run_engine(info, peer, agent_peer), agent.private_fds)
+        nursery.fork(
+            lambda peer, mark: self._run_engine(info, peer, agent_peer, mark), agent.private_fds
+        )
 
-    def _spawn_engine(self, nursery: Any, agent_peer: PeerId) -> None:
+    def _spawn_engine(self, nursery: Nursery, agent_peer: PeerId) -> None:
         command = [
             sys.executable,
             "-m",
@@ -213,9 +223,13 @@ class IPEngineApp(Application):
             f"--startup-command={self.startup_command}",
         ]
 
-        def environ(peer: PeerId) -> Mapping[str, str]:
-            agent = f"{agent_peer.hex()}:{os.getpid()}"
-            return {**os.environ, _PEER_VARIABLE: peer.hex(), _AGENT_VARIABLE: agent}
+        def environ(peer: PeerId, mark_fd: int) -> Mapping[str, str]:
+            return {
+                **os.environ,
+                _PEER_VARIABLE: peer.hex(),
+                _AGENT_VARIABLE: f"{agent_peer.hex()}:{os.getpid()}",
+                _MARK_VARIABLE: str(mark_fd),
+            }
 
         nursery.spawn(command, environ)
 

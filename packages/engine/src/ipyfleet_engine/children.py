@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from ipyfleet_protocol.ids import PeerId, new_peer_id
 
+from .mark import IDLE, RunningMark, make_mark_file
 from .process import (
     close_input,
     death_notice,
@@ -40,6 +41,7 @@ class Child(NamedTuple):
         peer: the engine's peer id.
         number: 0 for the agent's first engine, and so on.
         log: its log file.
+        mark: which task it runs; None where that cannot be shared.
         popen: the handle if it was spawned, None if it was forked.
     """
 
@@ -47,15 +49,24 @@ class Child(NamedTuple):
     peer: PeerId
     number: int
     log: Path
+    mark: RunningMark | None
     popen: subprocess.Popen[bytes] | None = None
 
 
 class Death(NamedTuple):
-    """The end of an engine's process: exit code or minus the signal's number, and words for it."""
+    """The end of an engine's process.
+
+    Attributes:
+        child: which one.
+        exit_code: its exit code, or minus the signal's number.
+        notice: words for it.
+        running: the ordinal of the task that it ran, or -1.
+    """
 
     child: Child
     exit_code: int
     notice: str
+    running: int
 
 
 class Nursery:
@@ -72,11 +83,11 @@ class Nursery:
         self._log_stem = log_stem
         self._next_number = 0
 
-    def fork(self, run: Callable[[PeerId], int], close_fds: Iterable[int]) -> Child:
+    def fork(self, run: Callable[[PeerId, RunningMark], int], close_fds: Iterable[int]) -> Child:
         """Fork an engine.
 
         Args:
-            run: called in the child with its peer id; returns the exit code.
+            run: called in the child with its peer id and mark; returns the exit code.
             close_fds: what the child is to close.
 
         Returns:
@@ -84,31 +95,43 @@ class Nursery:
         """
         number, peer, path = self._next()
         parent = os.getpid()
+        mark = RunningMark()
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            _be_child(parent, path, close_fds, lambda: run(peer))
-        child = Child(pid, peer, number, path)
+            _be_child(parent, path, close_fds, lambda: run(peer, mark))
+        child = Child(pid, peer, number, path, mark)
         self.children[pid] = child
         return child
 
-    def spawn(self, command: Sequence[str], environ: Callable[[PeerId], Mapping[str, str]]) -> Child:
+    def spawn(
+        self, command: Sequence[str], environ: Callable[[PeerId, int], Mapping[str, str]]
+    ) -> Child:
         """Start an engine as a program of its own.
 
         Args:
             command: the program.
-            environ: its environment, given its peer id.
+            environ: its environment, given its peer id and the file descriptor of its mark.
         """
         number, peer, path = self._next()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        mark_fd = make_mark_file()
+        log_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
+            mark = RunningMark(mark_fd) if mark_fd >= 0 else None
             popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, env=dict(environ(peer))
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log_fd,
+                stderr=log_fd,
+                env=dict(environ(peer, mark_fd)),
+                pass_fds=[mark_fd] if mark_fd >= 0 else [],
             )
         finally:
-            os.close(fd)
-        child = Child(popen.pid, peer, number, path, popen)
+            os.close(log_fd)
+            if mark_fd >= 0:
+                os.close(mark_fd)
+        child = Child(popen.pid, peer, number, path, mark, popen)
         self.children[child.pid] = child
         return child
 
@@ -127,7 +150,11 @@ class Nursery:
                 notice = describe_exit(0)
             else:
                 notice = death_notice(exit_code, usage.ru_maxrss, child.log)
-            deaths.append(Death(child, exit_code, notice))
+            running = IDLE
+            if child.mark is not None:
+                running = child.mark.cell[0]
+                child.mark.close()
+            deaths.append(Death(child, exit_code, notice, max(IDLE, running)))
         return deaths
 
     def signal(self, peers: Iterable[bytes], signum: int) -> None:
@@ -161,9 +188,7 @@ class Nursery:
         return number, new_peer_id(), self._log_dir / f"{self._log_stem}-{number}.log"
 
 
-def _be_child(
-    parent: int, path: Path, close_fds: Iterable[int], run: Callable[[], int]
-) -> None:
+def _be_child(parent: int, path: Path, close_fds: Iterable[int], run: Callable[[], int]) -> None:
     """Become an engine, in a process just forked. Does not return."""
     exit_code = 70
     try:

@@ -31,6 +31,7 @@ from . import __version__
 from .channel import TaskChannel, connect
 from .interrupts import InterruptHandler, in_user_code
 from .link import Endpoint, EngineLink, State
+from .mark import RunningMark
 from .output import install_streams
 from .runner import TaskRunner
 
@@ -51,12 +52,14 @@ class EngineSettings(NamedTuple):
         agent: the agent's peer id, or empty.
         timeout_s: how long to wait for the controller.
         wanted_id: the engine id it would like, or -1.
+        mark: where the agent sees which task runs.
         startup_script: a file to run in the namespace first, or "".
         startup_command: code to run in the namespace first, or "".
     """
 
     info: ConnectionInfo
     peer: PeerId
+    mark: RunningMark
     agent: bytes = b""
     timeout_s: float = 60.0
     wanted_id: int = -1
@@ -122,6 +125,7 @@ class Engine:
             interrupts=interrupts,
             blobs=self._blobs,
             host=self._endpoint.host,
+            mark=self._settings.mark,
             on_waiting_results=lambda: self._link.arm_results(),
         )
         self._link = EngineLink(

@@ -50,7 +50,9 @@ class KnownFunction:
         """
         target = self.target
         if target is None:
-            target = unpack_function([memoryview(bytearray(f)) if i else f for i, f in enumerate(self._frames)])
+            target = unpack_function(
+                [memoryview(bytearray(f)) if i else f for i, f in enumerate(self._frames)]
+            )
             if self._reusable:
                 self.target = target
         return target

@@ -112,9 +112,7 @@ class TracebackRenderer:
             lines = _render_plain(exc, tb)
         return lines
 
-    def _render_as_ipython(
-        self, exc: BaseException, tb: TracebackType | None
-    ) -> list[str] | None:
+    def _render_as_ipython(self, exc: BaseException, tb: TracebackType | None) -> list[str] | None:
         try:
             if hasattr(exc, "_render_traceback_"):
                 lines = exc._render_traceback_()

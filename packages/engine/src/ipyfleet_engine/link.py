@@ -271,7 +271,7 @@ class EngineLink:
     def handle(self, message: AnyMessage, frames: Sequence[Frame] = ()) -> None:
         """Do what a message on CONTROL asks for."""
         match message:
-            case Welcome():
+            case Welcome() if self.state is State.JOINING:
                 self._runner.engine_id = message.engine_id
                 self.state = State.JOINED
                 log.info("joined as engine %d", message.engine_id)

@@ -114,6 +114,7 @@ class OutputCollector:
         with self._lock:
             pending = self._pending
             last = pending[-1] if pending else None
+            first = last is None
             if (
                 last is None
                 or last.task is not task
@@ -127,7 +128,6 @@ class OutputCollector:
             last.n_bytes += len(text)
             self.n_bytes += len(text)
             self._bound()
-            first = len(pending) == 1
         if first and self.on_first is not None:
             self.on_first()
         return True

@@ -16,6 +16,8 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
+_CRASH = "Fatal Python error"
+
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -55,7 +57,10 @@ def describe_exit(exit_code: int) -> str:
 
 
 def log_tail(path: Path, lines: int = 10, max_bytes: int = 4096) -> str:
-    """Return the last lines of a log file, or "" if there are none or it cannot be read."""
+    """Return the last lines of a log file, or "" if there are none or it cannot be read.
+
+    Where Python has written the stack of a crash, the lines from there on: the innermost frames come first.
+    """
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -63,7 +68,11 @@ def log_tail(path: Path, lines: int = 10, max_bytes: int = 4096) -> str:
             text = file.read(max_bytes).decode("utf-8", "replace")
     except OSError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
+    found = text.splitlines()
+    for position in range(len(found) - 1, -1, -1):
+        if found[position].startswith(_CRASH):
+            return "\n".join(found[position : position + lines])
+    return "\n".join(found[-lines:])
 
 
 def death_notice(exit_code: int, peak_kib: int, log: Path | None) -> str:

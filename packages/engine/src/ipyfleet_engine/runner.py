@@ -47,6 +47,7 @@ from .functions import FunctionCache, KnownFunction, planted
 from .interrupts import InterruptHandler, interruptible
 from .ipykernel_hooks import TracebackRenderer
 from .kernel import FleetKernel
+from .mark import IDLE, RunningMark
 from .output import OutputCollector, TaskOutput
 from .results import Outgoing, ResultBuffer
 from .tasks import Fate, QueuedSlice, TaskQueue
@@ -101,6 +102,7 @@ class TaskRunner:
         interrupts: InterruptHandler,
         blobs: BlobStore,
         host: str,
+        mark: RunningMark,
         on_waiting_results: Callable[[], None],
     ) -> None:
         self.queue = TaskQueue()
@@ -116,6 +118,7 @@ class TaskRunner:
         self._blobs = blobs
         self._blob_dir: Path = blobs.directory
         self._host = host
+        self._running = mark.cell
         self._channel: Sender | None = None
         self._lock = threading.Lock()
         self._results = ResultBuffer()
@@ -180,6 +183,8 @@ class TaskRunner:
             awaiting = self._run_queue(self._channel)
         finally:
             self._busy = awaiting
+            if not awaiting:
+                self._running[0] = IDLE
 
     def _run_queue(self, channel: Sender) -> bool:
         """Run tasks; return whether one is being awaited."""
@@ -205,6 +210,7 @@ class TaskRunner:
             else:
                 if self._results:
                     self._see_to_results(now)
+                self._running[0] = piece.info.ordinal + index
                 if piece.method == "execute":
                     self._start(self._execute(piece, index))
                     return True
@@ -276,7 +282,9 @@ class TaskRunner:
         assert task.piece.function is not None
         name = task.piece.function.name
         self._fail_own(
-            task, "KernelError", f"the engine does not know the function {name!r} any more; resubmit"
+            task,
+            "KernelError",
+            f"the engine does not know the function {name!r} any more; resubmit",
         )
         return True
 
@@ -414,9 +422,7 @@ class TaskRunner:
             log.warning("an error of a task cannot be rendered", exc_info=True)
             name = type(error).__name__
             note = f"{name}; its text cannot be shown: {type(trouble).__name__}"
-            info = ErrorInfo(
-                name, note, [note], self.engine_id, self.engine_uuid, piece.method
-            )
+            info = ErrorInfo(name, note, [note], self.engine_id, self.engine_uuid, piece.method)
         payload = encode_part(info)
         # The traceback refers to the frames of user code, and so to all that they held.
         error.__traceback__ = None

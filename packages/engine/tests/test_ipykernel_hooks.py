@@ -1,0 +1,181 @@
+"""One test for each undocumented thing of ipykernel and IPython that we rely on.
+
+A release of theirs that breaks us is to break exactly the test that names what it changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import getpass
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from IPython.core.error import StdinNotImplementedError
+
+from ipyfleet_engine import ipykernel_hooks as hooks
+from ipyfleet_engine.kernel import FleetKernel, make_kernel
+from ipyfleet_engine.output import OutputCollector, OutputItem
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[FleetKernel]:
+    """The process's kernel, put away afterwards."""
+    before = sys.modules["__main__"], builtins.input, getpass.getpass, sys.displayhook
+    kernel = make_kernel(OutputCollector())
+    yield kernel
+    sys.modules["__main__"], builtins.input, getpass.getpass, sys.displayhook = before
+    kernel.shell.restore_sys_module_state()
+    type(kernel.shell).clear_instance()
+    FleetKernel.clear_instance()
+
+
+def run(kernel: FleetKernel, code: str, **options: Any) -> tuple[dict[str, Any], list[OutputItem]]:
+    async def go() -> dict[str, Any]:
+        kernel.start_engine("00" * 16)
+        return await kernel.run_code(code, **{"silent": False, **options})
+
+    task = kernel.collector.begin(b"c" * 16, 3)
+    reply = asyncio.run(go())
+    return reply, [item for batch in kernel.collector.finish(task) for item in batch.items]
+
+
+def test_making_a_kernel_imports_no_debugger_and_starts_no_thread() -> None:
+    """`without_debugger`: a failing import of debugpy is taken as "no debugger"; later it works again."""
+    code = (
+        "import sys, threading\n"
+        "from ipyfleet_engine.kernel import make_kernel\n"
+        "from ipyfleet_engine.output import OutputCollector\n"
+        "make_kernel(OutputCollector())\n"
+        "import ipykernel.debugger\n"
+        "assert ipykernel.debugger._is_debugpy_available is False\n"
+        "assert 'debugpy' not in sys.modules\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_a_cell_with_await_asks_for_the_main_thread(kernel: FleetKernel) -> None:
+    """`MainThreadOnly`: `do_execute` reads `shell_channel_thread.parent_thread` and `io_loop`."""
+    assert kernel.shell_channel_thread.parent_thread is threading.main_thread()
+    reply, items = run(kernel, "import asyncio\nawait asyncio.sleep(0)\n'awaited'")
+    assert reply["status"] == "ok"
+    assert b"awaited" in items[-1].content
+
+
+def test_the_shell_shows_errors_through_one_method(kernel: FleetKernel) -> None:
+    """`FleetShell._showtraceback` gets the exception object, which the reply lacks."""
+    reply, items = run(kernel, "raise LookupError('here')")
+    assert isinstance(reply["exception"], LookupError)
+    assert msgspec.msgpack.decode(items[-1].content)["traceback"] == reply["traceback"]
+
+
+def test_a_syntax_error_is_shown_through_it_too(kernel: FleetKernel) -> None:
+    """Also an error before execution has its exception object."""
+    reply, _ = run(kernel, "def broken(:")
+    assert isinstance(reply["exception"], SyntaxError)
+
+
+def test_the_structured_traceback_renders_any_exception(kernel: FleetKernel) -> None:
+    """`InteractiveTB.structured_traceback` takes an exception that is not the current one."""
+
+    def fail() -> None:
+        raise KeyError("missing")
+
+    try:
+        fail()
+    except KeyError as error:
+        saved = error
+    lines = hooks.TracebackRenderer(kernel.shell).render(saved)
+    text = "\n".join(lines)
+    assert "KeyError" in text and "fail" in text and "\x1b[" in text
+    assert "Traceback (most recent call last)" in text
+
+
+def test_an_exception_may_render_itself(kernel: FleetKernel) -> None:
+    """`_render_traceback_` is used as `shell.showtraceback` does."""
+
+    class Own(Exception):
+        def _render_traceback_(self) -> list[str]:
+            return ["my own lines"]
+
+    assert hooks.TracebackRenderer(kernel.shell).render(Own()) == ["my own lines"]
+
+
+def test_a_rendering_that_fails_gives_the_plain_form(kernel: FleetKernel) -> None:
+    """Broken exceptions are shown by Python's own means."""
+
+    class Own(Exception):
+        def _render_traceback_(self) -> list[str]:
+            raise ValueError
+
+    lines = hooks.TracebackRenderer(kernel.shell).render(Own("text"))
+    assert lines[-1].endswith("Own: text")
+
+
+def test_many_errors_are_rendered_plainly(kernel: FleetKernel) -> None:
+    """When a second has gone into tracebacks the rest are cheap."""
+    renderer = hooks.TracebackRenderer(kernel.shell)
+    renderer.render(ValueError("first"))
+    renderer._spent_s = 2.0
+    assert renderer.render(ValueError("later")) == ["ValueError: later"]
+
+
+def test_execute_input_has_the_count_of_the_result(kernel: FleetKernel) -> None:
+    """`publish_execute_input` reads the count that `do_execute` is going to use."""
+    reply, items = run(kernel, "'a result'")
+    contents = [msgspec.msgpack.decode(i.content) for i in items]
+    assert [i.kind for i in items] == ["execute_input", "execute_result"]
+    counts = {c["execution_count"] for c in contents} | {reply["execution_count"]}
+    assert len(counts) == 1
+
+
+def test_input_is_refused_by_cells_and_by_other_tasks(kernel: FleetKernel) -> None:
+    """`do_execute` replaces input and getpass and puts back what it found, which refuses too."""
+    reply, _ = run(kernel, "input('name?')")
+    assert reply["ename"] == "StdinNotImplementedError"
+    with pytest.raises(StdinNotImplementedError, match="nobody to ask"):
+        input("name?")
+    with pytest.raises(StdinNotImplementedError, match="nobody to ask"):
+        getpass.getpass()
+
+
+def test_the_parent_of_output_is_the_running_task(kernel: FleetKernel) -> None:
+    """Widgets' Output captures by `kernel.get_parent()['header']['msg_id']`."""
+    reply, items = run(
+        kernel, "print(get_ipython().kernel.get_parent()['header']['msg_id'], end='')", silent=True
+    )
+    assert reply["status"] == "ok"
+    del items
+    assert kernel.get_parent()["header"]["msg_id"] == (b"c" * 16).hex() + "_3"
+
+
+def test_warming_up_leaves_no_trace(kernel: FleetKernel) -> None:
+    """`warm_up` runs a cell silently: no output, no execution count."""
+    before = kernel.shell.execution_count
+    hooks.warm_up(kernel)
+    assert kernel.shell.execution_count == before
+    assert not kernel.collector
+
+
+def test_own_frames_are_left_out() -> None:
+    """A traceback starts at the first frame that is not the engine's; never becomes empty."""
+    namespace = {"__name__": "ipyfleet_engine.runner"}
+    exec("def call(f): f()", namespace)
+
+    def user() -> None:
+        raise ValueError
+
+    try:
+        namespace["call"](user)  # type: ignore[operator]
+    except ValueError as error:
+        tb = error.__traceback__
+    assert tb is not None and tb.tb_next is not None
+    stripped = hooks.strip_own_frames(tb.tb_next)
+    assert stripped is not None and stripped.tb_frame.f_code is user.__code__
+    assert hooks.strip_own_frames(None) is None
