@@ -141,21 +141,14 @@ def test_public_names_are_there_and_listed_once(package: str) -> None:
     assert not missing
 
 
-def test_a_public_name_belongs_to_one_package() -> None:
-    """No two packages export the same name; the umbrella hands on theirs as they are."""
-    owners: dict[str, str] = {}
+def test_a_public_name_means_one_thing() -> None:
+    """Packages that export the same name export the same object, so each has one definition."""
+    known: dict[str, tuple[str, Any]] = {}
     for package in PACKAGES:
-        if package == "ipyfleet":
-            continue
         module = importlib.import_module(import_name(package))
-        for name in module.__all__:
-            if name != "__version__":
-                assert name not in owners, f"{name} is in {package} and in {owners[name]}"
-                owners[name] = package
-    umbrella = importlib.import_module("ipyfleet")
-    for name in set(umbrella.__all__) & owners.keys() - {"load_ipython_extension"}:
-        owner = importlib.import_module(import_name(owners[name]))
-        assert getattr(umbrella, name) is getattr(owner, name)
+        for name in set(module.__all__) - {"__version__", "load_ipython_extension"}:
+            other, value = known.setdefault(name, (package, getattr(module, name)))
+            assert getattr(module, name) is value, f"{name} differs in {package} and {other}"
 
 
 def test_the_top_level_is_as_agreed() -> None:
