@@ -123,7 +123,7 @@ class Cluster(AsyncFirst, ClusterDescription):
         launcher.n = launcher.engine_count or n or self.n or os.cpu_count() or 1
         launcher.engine_args = [*launcher.engine_args, *self._log_args(), *self.engine_args]
         launcher.engine_timeout = self.engine_timeout
-        self.log.info("Starting %d engines with %s", launcher.n, type(launcher))
+        self.log.info("Starting %d engines with %s", launcher.n, type(launcher).__name__)
         await launcher.start()
         self.engines = {**self.engines, engine_set_id: launcher}
         self._register_atexit()
@@ -198,7 +198,7 @@ class Cluster(AsyncFirst, ClusterDescription):
             # A stale connection file would be taken for the new controller's.
             remove_leftovers(Path(self.profile_dir), self.cluster_id)
             launcher.controller_args = [*launcher.controller_args, *self._controller_args()]
-            self.log.info("Starting a controller with %s", type(launcher))
+            self.log.info("Starting a controller with %s", type(launcher).__name__)
             await launcher.start()
         except BaseException:
             self.remove_cluster_file()

@@ -105,6 +105,8 @@ class IPController(Application):
                     def on_lease() -> None:
                         if not read_lease(self.lease_fd):
                             router.close_soon("whoever started the controller is gone")
+                            # The owner wrote it, and can no longer remove it.
+                            self._cluster_file().unlink(missing_ok=True)
 
                     router.add_reader(self.lease_fd, on_lease)
                 site.publish()
@@ -116,6 +118,11 @@ class IPController(Application):
         from ipyfleet_protocol.paths import profile_dir
 
         return profile_dir(self.profile, self.profile_dir or None, self.ipython_dir or None)
+
+    def _cluster_file(self) -> Path:
+        from ipyfleet_protocol.paths import cluster_file
+
+        return cluster_file(self._profile_dir(), self.cluster_id)
 
     def _start_logging(self) -> None:
         handler: logging.Handler = logging.StreamHandler()

@@ -287,7 +287,9 @@ class Router:
     def _do_tell_scheduler(self, what: hins.TellScheduler) -> None:
         event = what.event
         if isinstance(event, sev.EngineLostEvent):
-            log.warning("engine %d is lost: %s", event.engine_id, event.reason)
+            # An engine that was told to stop is no news for the log of every cluster.
+            level = logging.INFO if event.reason == "exit code 0" else logging.WARNING
+            log.log(level, "engine %d is lost: %s", event.engine_id, event.reason)
         self._feed_scheduler(event)
         self._must_place = True
 

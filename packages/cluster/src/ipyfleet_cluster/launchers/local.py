@@ -7,6 +7,7 @@ directory; a log that stays empty is removed when the child stops.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -139,12 +140,11 @@ class LocalProcess(Launcher):
         """Let go of what a stopped process leaves behind here."""
         if self._lease is not None:
             self._lease.release()
-        if self._log_file is not None:
-            try:
-                if self._log_file.stat().st_size == 0:
-                    self._log_file.unlink()
-            except FileNotFoundError:
-                pass  # Somebody else cleaned up; that is all that was wanted.
+        for path in self._log_files():
+            # Somebody else may clean up at the same time.
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_size == 0:
+                    path.unlink()
 
     async def wait_stopped(self, timeout_s: float | None = None) -> bool:
         """Wait until the process is gone; return whether it went in time."""
@@ -161,8 +161,16 @@ class LocalProcess(Launcher):
             self._process.signal(signum)
 
     def get_output(self) -> str:
-        """Return the last lines of the process's log."""
-        return "" if self._log_file is None else self._tail(self._log_file)
+        """Return the last lines of the process's logs."""
+        texts = {path: self._tail(path) for path in self._log_files()}
+        return "\n".join(
+            text if path == self._log_file else f"{path.name}:\n{text}"
+            for path, text in texts.items()
+            if text
+        )
+
+    def _log_files(self) -> list[Path]:
+        return [] if self._log_file is None else [self._log_file]
 
     def _tail(self, path: Path) -> str:
         try:
@@ -250,13 +258,10 @@ class LocalEngineLauncher(LocalProcess, EngineLauncher):
             for engine in self._process.children():
                 engine.signal(signum)
 
-    def get_output(self) -> str:
-        """Return the last lines of the agent's log, then those of its engines' logs."""
-        texts = [super().get_output()]
-        if self.pid is not None:
-            logs = paths.log_dir(Path(self.profile_dir)).glob(f"ipengine-*{self.pid}-*.log")
-            texts += [f"{log.name}:\n{text}" for log in sorted(logs) if (text := self._tail(log))]
-        return "\n".join(text for text in texts if text)
+    def _log_files(self) -> list[Path]:
+        """The agent's log, then those of its engines."""
+        logs = paths.log_dir(Path(self.profile_dir)).glob(f"ipengine-*{self.pid}-*.log")
+        return [*super()._log_files(), *sorted(logs)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the agent's identity, its log file and the number of engines."""
