@@ -45,6 +45,7 @@ class _Group:
         "n_bytes",
         "n_live",
         "started",
+        "starts",
         "status",
     )
 
@@ -55,8 +56,9 @@ class _Group:
         self.n_bytes = 0
         self.started: array[float] | None = None
         self.completed: array[float] | None = None
-        # first index in the group -> what was recorded there.
-        self.chunks: dict[int, ResultsEntry] = {}
+        # Where in the group each entry of results begins, ascending, and the entries.
+        self.starts: list[int] = []
+        self.chunks: list[ResultsEntry] = []
         self.engines: array[int] | None = None
 
     def add(self, start: int, offset: int, count: int, entry: ResultsEntry) -> None:
@@ -74,18 +76,22 @@ class _Group:
             "d", read_float64(entry.completed)[offset : offset + count]
         )
         self.engines[start:stop] = array("i", [entry.engine_id]) * count
-        self.chunks[start - offset] = entry
+        position = bisect_right(self.starts, start)
+        self.starts.insert(position, start)
+        self.chunks.insert(position, entry)
         self.n_bytes += sum(map(len, entry.frames)) + 21 * count
 
-    def result(self, index: int) -> tuple[ResultsEntry, StoredResult] | None:
-        """Return what an ended task's result is, and the entry that brought it."""
-        for start, entry in self.chunks.items():
-            if start <= index < start + entry.count:
-                payloads = Payloads(entry.columns, entry.frames)
-                at = index - start
-                frames: list[Frame] = [payloads.pickle(at), *payloads.buffer_frames(at)]
-                return entry, StoredResult(frames, payloads.buffer_blobs(at))
-        return None
+    def chunk(self, index: int) -> ResultsEntry:
+        """Return the entry that brought an ended task's result."""
+        return self.chunks[bisect_right(self.starts, index) - 1]
+
+    def result(self, index: int) -> StoredResult:
+        """Return the payload of an ended task."""
+        entry = self.chunk(index)
+        payloads = Payloads(entry.columns, entry.frames)
+        at = self.entry.first + index - entry.first
+        frames: list[Frame] = [payloads.pickle(at), *payloads.buffer_frames(at)]
+        return StoredResult(frames, payloads.buffer_blobs(at))
 
     def record(self, index: int) -> Record:
         """Return the record of one task."""
@@ -107,10 +113,9 @@ class _Group:
             "engine_uuid": None,
             "error": None,
         }
-        found = self.result(index) if status < len(STATUS_NAMES) else None
-        if found is None or self.started is None or self.completed is None:
+        if status >= len(STATUS_NAMES) or self.started is None or self.completed is None:
             return record
-        result, payload = found
+        result = self.chunk(index)
         started, completed = self.started[index], self.completed[index]
         record["status"] = STATUS_NAMES[status]
         record["started"] = None if math.isnan(started) else started
@@ -120,7 +125,7 @@ class _Group:
             record["engine_id"] = result.engine_id
             record["engine_uuid"] = result.engine_uuid
         if status != OK:
-            record["error"] = _error(payload.frames[0])
+            record["error"] = _error(self.result(index).frames[0])
         return record
 
 
@@ -171,8 +176,7 @@ class MemoryDatabase:
         found = self._find(msg_id)
         if found is None or found[0].status[found[1]] >= len(STATUS_NAMES):
             return None
-        result = found[0].result(found[1])
-        return None if result is None else result[1]
+        return found[0].result(found[1])
 
     def find(self, query: dict[str, Any], keys: Sequence[str] | None = None) -> list[Record]:
         """Return the records that match, in the order of submission."""

@@ -70,8 +70,7 @@ class Lane:
     def __init__(self, constraint: Constraint) -> None:
         self.constraint = constraint
         self.n_tasks = 0
-        # (first seq when pushed, run). Runs are disjoint, so the head stays the head while tasks are taken
-        # from its front, and no two first numbers are equal.
+        # (first seq, run); no two numbers are equal, since runs are disjoint.
         self._heap: list[tuple[int, Run]] = []
 
     def head(self) -> Run:
@@ -99,6 +98,8 @@ class Lane:
             return head
         taken = Run(head.group, head.start, head.start + count, head.attempt)
         head.start += count
+        # Its number has grown and is still the lowest: runs are disjoint. The order of the heap holds.
+        self._heap[0] = (head.first_seq, head)
         self.n_tasks -= count
         return taken
 
