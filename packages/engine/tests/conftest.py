@@ -1,4 +1,4 @@
-"""A raw peer that plays the controller: a real ROUTER that speaks the protocol, and nothing more."""
+"""A raw peer that plays the controller: a real ROUTER that speaks the protocol, no more."""
 
 from __future__ import annotations
 

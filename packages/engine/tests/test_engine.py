@@ -1,7 +1,8 @@
-"""One real engine, forked by a real agent, against a raw ROUTER: what tasks do and what comes back."""
+"""One real engine, forked by a real agent, against a raw ROUTER: what tasks do, what returns."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from ipyfleet_protocol.namespace import Reference, push_names
 
 
 def content(item: m.OutputItem) -> Any:
+    """Return the content of an item."""
     return msgspec.msgpack.decode(item.content)
 
 
@@ -37,7 +39,7 @@ def test_tasks_run_in_order_and_results_share_messages(shared: Any) -> None:
     ended = shared.results(seqs)
     assert [e.value for e in ended] == [i * i for i in range(1000)]
     assert [e.ordinal for e in ended] == sorted(e.ordinal for e in ended)
-    assert all(a.completed <= b.started for a, b in zip(ended, ended[1:], strict=False))
+    assert all(a.completed <= b.started for a, b in itertools.pairwise(ended))
     assert sum(isinstance(r.message, m.Results) for r in shared.inbox) < 100
 
 
@@ -285,7 +287,8 @@ def test_comms_reach_the_client(shared: Any) -> None:
     """A comm opened on an engine is published with data, metadata and buffers."""
     code = (
         "from comm import create_comm\n"
-        "c = create_comm(target_name='t', data={'a': 1}, metadata={'version': '2'}, buffers=[b'buf'])"
+        "c = create_comm(target_name='t', data={'a': 1},\n"
+        "                metadata={'version': '2'}, buffers=[b'buf'])"
     )
     ended = shared.execute(shared.engine, code)
     item = next(i for i in shared.output(ended.seq) if i.kind == "comm_open")
@@ -304,7 +307,7 @@ def test_a_failing_execute_publishes_its_error(shared: Any) -> None:
 
 
 def test_a_failing_execute_aborts_the_executes_behind_it(shared: Any) -> None:
-    """Queued executes of the same client are aborted, applies run, silent failures abort nothing."""
+    """Queued executes of the same client are aborted, applies run; a silent failure aborts none."""
     engine = shared.engine
     wait = shared.run(engine, "apply", [((0.1,), {})], time.sleep)
     failing = shared.run(engine, "execute", ["undefined_name"])

@@ -72,8 +72,9 @@ def test_the_least_recently_named_goes_first() -> None:
 def test_a_planted_name_is_there_while_the_task_runs() -> None:
     """It is gone afterwards, also after an error; a name that is taken stays."""
     namespace: dict[str, Any] = {"taken": 1}
-    with pytest.raises(ZeroDivisionError), planted(namespace, "f", abs):
+    with planted(namespace, "f", abs):
         assert namespace["f"] is abs
+    with pytest.raises(ZeroDivisionError), planted(namespace, "f", abs):
         raise ZeroDivisionError
     with planted(namespace, "taken", abs), planted(namespace, "", abs):
         assert namespace == {"taken": 1}

@@ -36,6 +36,8 @@ def kernel() -> Iterator[FleetKernel]:
 
 
 def run(kernel: FleetKernel, code: str, **options: Any) -> tuple[dict[str, Any], list[OutputItem]]:
+    """Run a cell; return the reply and what was published."""
+
     async def go() -> dict[str, Any]:
         kernel.start_engine("00" * 16)
         return await kernel.run_code(code, **{"silent": False, **options})
@@ -46,7 +48,7 @@ def run(kernel: FleetKernel, code: str, **options: Any) -> tuple[dict[str, Any],
 
 
 def test_making_a_kernel_imports_no_debugger_and_starts_no_thread() -> None:
-    """`without_debugger`: a failing import of debugpy is taken as "no debugger"; later it works again."""
+    """`without_debugger`: a failing import of debugpy is taken as "no debugger", for that time."""
     code = (
         "import sys, threading\n"
         "from ipyfleet_engine.kernel import make_kernel\n"
@@ -179,3 +181,23 @@ def test_own_frames_are_left_out() -> None:
     stripped = hooks.strip_own_frames(tb.tb_next)
     assert stripped is not None and stripped.tb_frame.f_code is user.__code__
     assert hooks.strip_own_frames(None) is None
+
+
+def test_a_deep_traceback_is_shortened() -> None:
+    """The outermost and the innermost frames are kept, in order."""
+
+    def down(n: int) -> None:
+        if not n:
+            raise ValueError
+        down(n - 1)
+
+    try:
+        down(200)
+    except ValueError as error:
+        tb = error.__traceback__
+    names, tb = [], hooks.shorten_traceback(tb, depth=5)
+    while tb is not None:
+        names.append((tb.tb_frame.f_code.co_name, tb.tb_frame.f_locals.get("n")))
+        tb = tb.tb_next
+    assert names[0] == ("test_a_deep_traceback_is_shortened", None)
+    assert [n for _, n in names[1:]] == [200, 199, 198, 197, 4, 3, 2, 1, 0]

@@ -15,6 +15,7 @@ CLIENT = b"c" * 16
 
 
 def items_of(batches: list[OutputBatch]) -> list[OutputItem]:
+    """Return the items of all batches."""
     return [item for batch in batches for item in batch.items]
 
 

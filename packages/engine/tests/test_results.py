@@ -23,6 +23,7 @@ from ipyfleet_protocol.messages import (
 def make_slice(
     client: bytes, first: int, ordinal: int, count: int, attempt: int = 0
 ) -> QueuedSlice:
+    """Return a slice of tasks without payload."""
     writer = PayloadWriter()
     for _ in range(count):
         writer.append(b"")
@@ -89,7 +90,7 @@ def test_each_client_gets_a_message_of_its_own() -> None:
 
 
 def test_output_counts_and_buffers_are_per_task() -> None:
-    """Counts of output items and buffers belong to the tasks that have them; zero for the others."""
+    """Counts of output items and buffers are those of their tasks; zero for the others."""
     buffer = ResultBuffer()
     piece = make_slice(b"c" * 16, 0, 0, 3)
     buffer.append(piece, 0, OK, (0.0, 0.0), 0, b"a")

@@ -9,6 +9,7 @@ from ipyfleet_engine.session import FleetSession
 
 
 def make() -> tuple[FleetSession, OutputCollector]:
+    """Return a session and where it publishes."""
     session = FleetSession()
     session.collector = OutputCollector()
     return session, session.collector

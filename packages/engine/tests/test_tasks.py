@@ -12,6 +12,7 @@ CLIENT, OTHER = b"c" * 16, b"o" * 16
 def make_slice(
     ordinal: int, count: int, *, client: bytes = CLIENT, first: int = 0, method: str = "apply"
 ) -> QueuedSlice:
+    """Return a slice of tasks."""
     writer = PayloadWriter()
     for i in range(count):
         writer.append(b"%d" % i)
@@ -33,6 +34,7 @@ def make_slice(
 
 
 def claim_all(queue: TaskQueue) -> list[tuple[int, Fate]]:
+    """Claim every task; return ordinals and fates."""
     out = []
     while (claim := queue.claim()) is not None:
         piece, index, fate = claim
@@ -41,6 +43,7 @@ def claim_all(queue: TaskQueue) -> list[tuple[int, Fate]]:
 
 
 def ordinals_run(queue: TaskQueue) -> list[int]:
+    """Claim every task; return the ordinals of those to run."""
     return [ordinal for ordinal, fate in claim_all(queue) if fate is Fate.RUN]
 
 

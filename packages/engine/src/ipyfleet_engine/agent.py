@@ -4,10 +4,11 @@ What lives here: `Agent`. What must not: the work of engines.
 
 Theory of operation
 -------------------
-The agent is single-threaded. It imports and builds everything that an engine needs, forks the engines while it owns neither
-a thread nor a zmq context, and only then opens its own link. It sleeps in one poll until the
-controller says something, a signal arrives (SIGCHLD: an engine has ended), or its lease ends. A further
-fork must first close the link (`AgentLink.close`), which is why the link is an object of its own.
+The agent is single-threaded. It imports and builds everything that an engine needs, forks the
+engines while it owns neither a thread nor a zmq context, and only then opens its own link. It
+sleeps in one poll until the controller says something, a signal arrives (SIGCHLD: an engine has
+ended), or its lease ends. A further fork must first close the link (`AgentLink.close`), which is
+why the link is an object of its own.
 
 No engine outlives the agent: each has asked the kernel for SIGKILL at its parent's death, and a
 clean end of the agent stops them first.
@@ -188,8 +189,8 @@ class Agent:
             if not self._joined and self._exit_code is None and time.monotonic() > give_up:
                 self._fail(
                     f"no answer from the controller at {pick_url(self._info)} for "
-                    f"{self._timeout_s:.0f} s; is it running? Start one with `ipcontroller`, or all "
-                    "of a cluster with `ipcluster start`"
+                    f"{self._timeout_s:.0f} s; is it running? Start one with `ipcontroller`, or "
+                    "all of a cluster with `ipcluster start`"
                 )
 
     def handle(self, message: AnyMessage, frames: Sequence[Frame] = ()) -> None:

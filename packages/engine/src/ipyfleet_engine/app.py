@@ -1,10 +1,10 @@
 """`ipengine`: the command line of the host agent and of single engines.
 
-What lives here: options, logging, the order of what happens at start. What must not: anything that an embedder
-would need; that is in `agent` and `engine`.
+What lives here: options, logging, the order of what happens at start. What must not: anything
+that an embedder would need; that is in `agent` and `engine`.
 
-Heavy imports come after the options have been read and the native threads capped, so that numpy, imported
-by whatever user code, sees the cap.
+Heavy imports come after the options have been read and the native threads capped, so that numpy,
+imported by whatever user code, sees the cap.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class IPEngineApp(Application):
     )
     kernel = AnyTrait(help="The engine's kernel; GUI event loops look for it here.")
 
-    aliases = {
-        ("n", "engines"): "IPEngineApp.n",
+    aliases = {  # noqa: RUF012 - as traitlets has it
+        "n": "IPEngineApp.n",
         "profile": "IPEngineApp.profile",
         "profile-dir": "IPEngineApp.profile_dir",
         "ipython-dir": "IPEngineApp.ipython_dir",
@@ -95,10 +95,10 @@ class IPEngineApp(Application):
         "lease-fd": "IPEngineApp.lease_fd",
         "log-level": "Application.log_level",
         "timeout": "IPEngineApp.timeout",
-        ("s", "startup-script"): "IPEngineApp.startup_script",
-        ("c", "startup-command"): "IPEngineApp.startup_command",
+        "startup-script": "IPEngineApp.startup_script",
+        "startup-command": "IPEngineApp.startup_command",
     }
-    flags = {
+    flags = {  # noqa: RUF012
         "no-fork": (
             {"IPEngineApp": {"fork": False}},
             "Start each engine as its own program instead of forking it off the agent.",
@@ -266,7 +266,9 @@ class IPEngineApp(Application):
         )
         root = logging.getLogger("ipyfleet")
         root.addHandler(handler)
-        root.setLevel(self.log_level)
+        root.setLevel(
+            int(str(self.log_level)) if str(self.log_level).isdigit() else str(self.log_level)
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

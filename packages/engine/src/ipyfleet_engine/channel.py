@@ -1,6 +1,7 @@
 """The engine's TASK socket, used by the main thread only.
 
-What lives here: `TaskChannel`, which receives until nothing is left and sends. What must not: what the messages mean.
+What lives here: `TaskChannel`, which receives until nothing is left and sends. What must not:
+what the messages mean.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def receive_all(socket: zmq.Socket[bytes], handle: Handler) -> bool:
     until nothing is left, and again after sending.
     """
     received = False
-    while socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+    while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
         frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
         received = True
         try:
@@ -94,8 +95,7 @@ class TaskChannel:
     @property
     def fd(self) -> int:
         """The file descriptor whose changes say that something may be there."""
-        fd: int = self._socket.getsockopt(zmq.FD)
-        return fd
+        return int(self._socket.getsockopt(zmq.FD))
 
     def receive(self) -> bool:
         """Hand every message that is there to the handler; return whether there was one."""

@@ -1,6 +1,7 @@
 """Engine processes as their agent sees them: forked or spawned, watched, reaped.
 
-What lives here: `Child`, `Nursery`. What must not: sockets; a process that forks must own no zmq context.
+What lives here: `Child`, `Nursery`. What must not: sockets; a process that forks must own no zmq
+context.
 """
 
 from __future__ import annotations

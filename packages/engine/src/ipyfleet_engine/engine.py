@@ -1,7 +1,7 @@
 """One engine: the process from its fork (or start) to its end.
 
-What lives here: `EngineSettings` and `run_engine`, which puts kernel, runner, channel and link together. What must
-not: command lines, forking.
+What lives here: `EngineSettings` and `run_engine`, which puts kernel, runner, channel and link
+together. What must not: command lines, forking.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Engine:
     async def _prepare(self, context: zmq.Context[Any]) -> None:
         kernel, loop = self._kernel, self._loop
         kernel.start_engine(self._settings.peer.hex())
-        set_namespace(kernel.shell.user_ns)
+        set_namespace(kernel.namespace)
         install_streams(kernel.collector)
         os.register_at_fork(after_in_child=kernel.collector.detach)
         # Results that are due must not wait 5 ms for a thread that computes.
@@ -146,7 +146,7 @@ class Engine:
         loop.call_soon(self._runner.pump)
 
     async def _run_startup_code(self) -> None:
-        shell = self._kernel.shell
+        shell: Any = self._kernel.shell
         if self._settings.startup_script:
             shell.safe_execfile_ipy(self._settings.startup_script, raise_exceptions=False)
         if self._settings.startup_command:
@@ -184,9 +184,12 @@ class Engine:
     def _stop_from_link(self) -> None:
         self._runner.stopping = True
         self._loop.call_soon_threadsafe(self._loop.stop)
+        # Should the main thread be in user code: the handler above raises SystemExit there.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _clear_namespace(self) -> None:
-        self._kernel.shell.reset(new_session=False)
+        shell: Any = self._kernel.shell
+        shell.reset(new_session=False)
 
     def _close(self, context: zmq.Context[Any]) -> None:
         if hasattr(self, "_link"):

@@ -2,10 +2,10 @@
 
 What lives here: `FunctionCache`. What must not: tasks, sockets.
 
-The controller sends a function's body with the first tasks that need it at an engine and names it by digest later. A
-body of more than `BODY_MAX_BYTES` is not kept and comes with every message. A function that the sender
-found reusable is rebuilt once; any other is rebuilt for each task, so that what one call leaves in its
-defaults or closure is not seen by the next.
+The controller sends a function's body with the first tasks that need it at an engine and names it
+by digest later. A body of more than `BODY_MAX_BYTES` is not kept and comes with every message. A
+function that the sender found reusable is rebuilt once; any other is rebuilt for each task, so
+that what one call leaves in its defaults or closure is not seen by the next.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """SIGINT: KeyboardInterrupt for the task that runs, nothing for an idle engine.
 
-What lives here: the signal handler and the code objects that mark user code in a stack. What must not: tasks'
-bookkeeping.
+What lives here: the signal handler and the code objects that mark user code in a stack. What must
+not: tasks' bookkeeping.
 
-A handler that looked at a "busy" flag could raise between the end of user code and the flag's reset,
-in the middle of the engine's own work. This one looks at the stack instead: only if the function
-`interruptible` marks is on it, the exception is raised, and whoever called that function catches it.
+A handler that looked at a "busy" flag could raise between the end of user code and the flag's
+reset, in the middle of the engine's own work. This one looks at the stack instead: only if the
+function `interruptible` marks is on it, the exception is raised, and whoever called that function
+catches it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def interruptible(function: F) -> F:
 
 
 def in_user_code(frame: FrameType | None) -> bool:
-    """Tell whether an exception raised in this frame would end up with an interruptible's caller."""
+    """Tell whether what is raised in this frame would end up with an interruptible's caller."""
     while frame is not None:
         if frame.f_code in _interruptible:
             return True

@@ -1,20 +1,21 @@
 """Everything of ipykernel and IPython that is used though it is not documented API.
 
-The one module that may. Each use has a test of its own in ``tests/test_ipykernel_hooks.py`` that says what
-it relies on, so that a release which breaks us breaks exactly that test. The uses:
+The one module that may. Each use has a test of its own in ``tests/test_ipykernel_hooks.py`` that
+says what it relies on, so that a release which breaks us breaks exactly that test. The uses:
 
-* `without_debugger`: making an ``IPythonKernel`` imports debugpy if it can, which costs 0.2 s and 20 MB, and
-  builds a debugger that needs sockets; it takes a failing import as "no debugger".
-* `MainThreadOnly`: ``do_execute`` asks ``kernel.shell_channel_thread.parent_thread`` whether it runs in the main
-  thread when a cell has top-level await, and uses ``kernel.io_loop`` to cancel it on SIGINT.
-* `FleetShell._showtraceback`: the one place through which IPython shows an error; it gets the exception
-  object, which the reply of ``do_execute`` has not.
+* `without_debugger`: making an ``IPythonKernel`` imports debugpy if it can, which costs 0.2 s and
+  20 MB, and builds a debugger that needs sockets; it takes a failing import as "no debugger".
+* `MainThreadOnly`: ``do_execute`` asks ``kernel.shell_channel_thread.parent_thread`` whether it
+  runs in the main thread when a cell has top-level await, and uses ``kernel.io_loop`` to cancel
+  it on SIGINT.
+* `FleetShell._showtraceback`: the one place through which IPython shows an error; it gets the
+  exception object, which the reply of ``do_execute`` has not.
 * `render_traceback`: ``shell.InteractiveTB.structured_traceback`` and ``_render_traceback_``, as
   ``shell.showtraceback`` uses them, for an exception that is not the current one.
-* `publish_execute_input`: the content of ``execute_input`` as ``Kernel.execute_request`` publishes it, with the
-  execution count that `do_execute` is going to use.
-* `refuse_input`: ``do_execute`` replaces ``builtins.input`` and ``getpass.getpass`` by ``kernel.raw_input`` and
-  ``kernel.getpass`` while it runs, and puts back what it found.
+* `publish_execute_input`: the content of ``execute_input`` as ``Kernel.execute_request``
+  publishes it, with the execution count that `do_execute` is going to use.
+* `refuse_input`: ``do_execute`` replaces ``builtins.input`` and ``getpass.getpass`` by
+  ``kernel.raw_input`` and ``kernel.getpass`` while it runs, and puts back what it found.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class FleetShell(ZMQInteractiveShell):
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         self.last_shown = evalue
-        super()._showtraceback(etype, evalue, stb)
+        super()._showtraceback(etype, evalue, stb)  # type: ignore[no-untyped-call]
 
 
 def publish_execute_input(kernel: IPythonKernel, code: str) -> None:
@@ -89,7 +90,8 @@ class TracebackRenderer:
     """Renders exceptions of tasks as IPython does, without the frames of the engine itself.
 
     IPython takes some ten milliseconds for one. A map of a hundred thousand items that all fail
-    must not take an hour: when a second of the last ten went into it, the plain form of Python is used.
+    must not take an hour: when a second of the last ten went into it, the plain form of Python is
+    used.
     """
 
     def __init__(self, shell: Any) -> None:
@@ -103,7 +105,7 @@ class TracebackRenderer:
         if start - self._window_start > 10:
             self._window_start = start
             self._spent_s = 0.0
-        tb = strip_own_frames(exc.__traceback__)
+        tb = shorten_traceback(strip_own_frames(exc.__traceback__))
         lines = None
         if self._spent_s < _RENDER_BUDGET_S:
             lines = self._render_as_ipython(exc, tb)
@@ -123,7 +125,7 @@ class TracebackRenderer:
             else:
                 lines = self._shell.InteractiveTB.structured_traceback(type(exc), exc, tb)
             return [str(line) for line in lines]
-        except Exception:
+        except Exception:  # noqa: BLE001
             # User code takes part (__repr__, __str__, _render_traceback_), and deep recursion or
             # lack of memory shows here first; the plain form asks for less.
             return None
@@ -132,9 +134,21 @@ class TracebackRenderer:
 def _render_plain(exc: BaseException, tb: TracebackType | None) -> list[str]:
     try:
         lines = traceback.format_exception(type(exc), exc, tb, limit=-50)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the exception's own code runs here
         return [f"{type(exc).__name__}: <its traceback cannot be shown: {type(error).__name__}>"]
     return "".join(lines).splitlines()
+
+
+def shorten_traceback(tb: TracebackType | None, depth: int = 30) -> TracebackType | None:
+    """Return the outermost and innermost `depth` frames: IPython takes seconds for thousands."""
+    entries = []
+    while tb is not None:
+        entries.append(tb)
+        tb = tb.tb_next
+    kept = entries if len(entries) <= 2 * depth else entries[:depth] + entries[-depth:]
+    for entry in reversed(kept):
+        tb = TracebackType(tb, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return tb
 
 
 _OWN_PACKAGES = ("ipyfleet_engine.", "ipyfleet_protocol.")

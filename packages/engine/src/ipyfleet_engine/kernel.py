@@ -1,7 +1,7 @@
 """The engine's kernel: a full `IPythonKernel` that has no sockets of its own.
 
-What lives here: `FleetKernel` and `make_kernel`. What must not: tasks, the link to the controller, and
-anything undocumented of ipykernel (`ipykernel_hooks` is for that).
+What lives here: `FleetKernel` and `make_kernel`. What must not: tasks, the link to the
+controller, and anything undocumented of ipykernel (`ipykernel_hooks` is for that).
 """
 
 from __future__ import annotations
@@ -39,11 +39,18 @@ class FleetKernel(IPythonKernel):
     collector: OutputCollector
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self.shell_channel_thread = MainThreadOnly()
 
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """The user's namespace."""
+        shell: Any = self.shell
+        namespace: dict[str, Any] = shell.user_ns
+        return namespace
+
     def get_parent(self, channel: str | None = None) -> dict[str, Any]:
-        """Return a Jupyter message that stands for the running task, as the parent of its output."""
+        """Return a Jupyter message that stands for the running task: the parent of its output."""
         task = self.collector.task
         if task is None:
             return {}
@@ -73,7 +80,8 @@ class FleetKernel(IPythonKernel):
             StdinNotImplementedError: always.
         """
         raise StdinNotImplementedError(
-            "getpass() was called on an engine, which has nobody to ask; pass the value as an argument"
+            "getpass() was called on an engine, which has nobody to ask; pass the value as an "
+            "argument"
         )
 
     async def run_code(self, code: str, *, silent: bool) -> dict[str, Any]:
@@ -84,15 +92,17 @@ class FleetKernel(IPythonKernel):
             silent: publish neither input nor result and keep no history.
 
         Returns:
-            The content of an ``execute_reply``; after an error with the exception under ``exception``.
+            The content of an ``execute_reply``; after an error the exception is under
+            ``exception``.
         """
-        shell = self.shell
+        shell: Any = self.shell
         if not silent:
             publish_execute_input(self, code)
         parent = self.get_parent()
-        self.set_parent([], parent)
+        self.set_parent([], parent)  # type: ignore[no-untyped-call]
         shell.last_shown = None
-        reply = await self.do_execute(code, silent, store_history=not silent)
+        execute: Any = self.do_execute
+        reply: dict[str, Any] = await execute(code, silent, store_history=not silent)
         if reply["status"] == "error":
             reply["exception"] = shell.last_shown
             shell.last_shown = None
@@ -117,9 +127,9 @@ def make_kernel(collector: OutputCollector, config: Config | None = None) -> Fle
     It starts no thread, opens no socket and no file, so that an agent can make it once and fork
     engines that have it. Its namespace becomes that of the module ``__main__``.
     """
-    config = Config() if config is None else config.copy()
+    kernel_config = Config() if config is None else Config(config)
     # History is kept in memory for the engine's life; a database would need a thread.
-    config.HistoryManager.enabled = False
+    kernel_config.HistoryManager.enabled = False
     main = types.ModuleType("__main__", "The namespace of an engine.")
     session = FleetSession()
     session.collector = collector
@@ -128,7 +138,7 @@ def make_kernel(collector: OutputCollector, config: Config | None = None) -> Fle
             session=session,
             user_module=main,
             user_ns=main.__dict__,
-            config=config,
+            config=kernel_config,
             log=logging.getLogger("ipyfleet.kernel"),
         )
     kernel.collector = collector

@@ -1,16 +1,17 @@
 """The engine's link to the controller: its second thread.
 
-What lives here: `EngineLink`, the thread that owns the sockets CONTROL and OUTPUT, says hello, answers the
-controller while user code runs, and sends what must not wait for user code. What must not: user code, the
-TASK socket.
+What lives here: `EngineLink`, the thread that owns the sockets CONTROL and OUTPUT, says hello,
+answers the controller while user code runs, and sends what must not wait for user code. What must
+not: user code, the TASK socket.
 
 Theory of operation
 -------------------
-The thread sleeps until CONTROL has something or somebody writes to its wake-up pipe. The main thread does so
-when results wait while it begins a task (`arm_results`); the thread then looks every 2 ms, until for a
-while nothing has waited: a steady stream of short tasks costs 500 looks per second and not a wake-up per
-batch. Output that begins to wait does so too (`arm_output`); it is sent every 25 ms. The C-level signal handler
-writes signal numbers into the same pipe, so that SIGTERM is noticed whatever the main thread does.
+The thread sleeps until CONTROL has something or somebody writes to its wake-up pipe. The main
+thread does so when results wait while it begins a task (`arm_results`); the thread then looks
+every 2 ms, until for a while nothing has waited: a steady stream of short tasks costs 500 looks
+per second and not a wake-up per batch. Output that begins to wait does so too (`arm_output`); it
+is sent every 25 ms. The C-level signal handler writes signal numbers into the same pipe, so that
+SIGTERM is noticed whatever the main thread does.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ OUTPUT_INTERVAL_S = 0.025
 OUTPUT_MESSAGE_BYTES = 256 * 1024
 OUTPUT_QUEUE_MESSAGES = 32
 ARMED_FOR_S = 0.1
-LEAVE_GRACE_S = 1.5
+LEAVE_GRACE_S = 1.0
+LAST_WORDS_S = 0.05
 
 
 class State(enum.Enum):
@@ -351,7 +353,7 @@ class EngineLink:
         return seen
 
     def _send_due_output(self, now: float) -> None:
-        """Send output that has waited for the interval; a task that ends before takes its own along."""
+        """Send output that has waited for long; a task that ends before takes its own along."""
         if not self._output_due:
             self._output_due = now + OUTPUT_INTERVAL_S
         elif now >= self._output_due:
@@ -399,6 +401,8 @@ class EngineLink:
             send(self._control, message)
             self._control.close()
             self._output.close(0)
+            # zmq says nothing of what has left, and its context cannot end: TASK is still open.
+            time.sleep(LAST_WORDS_S)
             os._exit(self.exit_code)
         self._send_output()
         send(self._control, message)

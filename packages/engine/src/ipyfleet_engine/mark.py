@@ -1,8 +1,8 @@
 """Which task an engine is running, readable by its agent even when the engine is dead.
 
-What lives here: `RunningMark`, one number in memory that agent and engine share. An engine's results leave some
-milliseconds after their tasks have ended; when it dies, this tells the task that was at fault from one
-whose result was lost on the way.
+What lives here: `RunningMark`, one number in memory that agent and engine share. An engine's
+results leave some milliseconds after their tasks have ended; when it dies, this tells the task
+that was at fault from one whose result was lost on the way.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """What tasks print and display, on its way from user code to the controller.
 
-What lives here: `OutputCollector`, which attributes output to the task that runs and holds a bounded amount
-of it until it is sent; `TaskStream`, the object behind `sys.stdout` and `sys.stderr`. What must not:
-sockets, IPython.
+What lives here: `OutputCollector`, which attributes output to the task that runs and holds a
+bounded amount of it until it is sent; `TaskStream`, the object behind `sys.stdout` and
+`sys.stderr`. What must not: sockets, IPython.
 
-Any thread may write. The second thread drains the collector while a task runs (`drain`); the main thread takes
-what is left of a task when it ends (`finish`). Items get their index when they leave, so both may
-travel over different sockets, and what is dropped leaves no gap. Output of threads that outlive their
-task belongs to the task that runs, or to the last one.
+Any thread may write. The second thread drains the collector while a task runs (`drain`); the main
+thread takes what is left of a task when it ends (`finish`). Items get their index when they
+leave, so both may travel over different sockets, and what is dropped leaves no gap. Output of
+threads that outlive their task belongs to the task that runs, or to the last one.
 """
 
 from __future__ import annotations

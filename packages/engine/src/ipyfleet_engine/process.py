@@ -1,7 +1,8 @@
 """What an engine's process needs from the operating system.
 
-What lives here: dying with one's parent, words for the way a process ended, the tail of a log file, fresh
-random state after a fork, caps for native threads. What must not: sockets, tasks, anything of IPython.
+What lives here: dying with one's parent, words for the way a process ended, the tail of a log
+file, fresh random state after a fork, caps for native threads. What must not: sockets, tasks,
+anything of IPython.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def describe_exit(exit_code: int) -> str:
 def log_tail(path: Path, lines: int = 10, max_bytes: int = 4096) -> str:
     """Return the last lines of a log file, or "" if there are none or it cannot be read.
 
-    Where Python has written the stack of a crash, the lines from there on: the innermost frames come first.
+    Where Python has written the stack of a crash, the lines from there on: the innermost frames
+    come first.
     """
     try:
         with path.open("rb") as file:

@@ -1,19 +1,20 @@
 """Runs tasks, one at a time, in the main thread, in the order of their ordinals.
 
-What lives here: `TaskRunner`, the engine's main loop below asyncio. What must not: sockets (it is given a
-channel), ipykernel's insides.
+What lives here: `TaskRunner`, the engine's main loop below asyncio. What must not: sockets (it is
+given a channel), ipykernel's insides.
 
 Theory of operation
 -------------------
-`pump` is called when the TASK socket may have something, and runs tasks until there is none left. `apply` and `map`
-run right there, without asyncio and without the kernel: unpickle, call, pickle, append to the result
-buffer. An `execute`, or a function that turns out to be ``async def``, becomes an asyncio task; `pump` returns and is called
-again when that is done, and while it waits nothing else is started. Every 10 ms `pump` lets the
-event loop have a turn, for background tasks of user code.
+`pump` is called when the TASK socket may have something, and runs tasks until there is none left.
+`apply` and `map` run right there, without asyncio and without the kernel: unpickle, call, pickle,
+append to the result buffer. An `execute`, or a function that turns out to be ``async def``,
+becomes an asyncio task; `pump` returns and is called again when that is done, and while it waits
+nothing else is started. Every 10 ms `pump` lets the event loop have a turn, for background tasks
+of user code.
 
-Results leave at once when nothing else is to be done, else once a millisecond. When a task begins while
-results are waiting the second thread is armed: it sends what has waited for 2 ms (`take_due`). One lock
-guards the result buffer; the queue has its own.
+Results leave at once when nothing else is to be done, else once a millisecond. When a task begins
+while results are waiting the second thread is armed: it sends what has waited for 2 ms
+(`take_due`). One lock guards the result buffer; the queue has its own.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class TaskRunner:
         self.on_waiting_results = on_waiting_results
         self.stopping = False
         self._kernel = kernel
-        self._namespace: dict[str, Any] = kernel.shell.user_ns
+        self._namespace: dict[str, Any] = kernel.namespace
         self._collector: OutputCollector = kernel.collector
         self._renderer = TracebackRenderer(kernel.shell)
         self._functions = FunctionCache()
@@ -239,7 +240,7 @@ class TaskRunner:
         self._last_send = time.monotonic()
 
     def take_due(self, now: float) -> tuple[list[Outgoing], bool]:
-        """Return results that have waited too long, and whether any wait; the second thread calls it."""
+        """Return results that have waited too long, and whether any wait; for the second thread."""
         with self._lock:
             if not self._results:
                 return [], False
@@ -268,13 +269,13 @@ class TaskRunner:
                     outcome = _run(known, function, payloads.pickle(at), buffers, piece.method)
             else:
                 outcome = _run(known, known.target, payloads.pickle(at), buffers, piece.method)
-            if type(outcome) is _Awaiting:
+            if isinstance(outcome, _Awaiting):
                 task = _Task(piece, index, output)
                 task.started = started
                 self._start(self._await(outcome, task, known))
                 return False
             self._finish(piece, index, output, OK, started, outcome.pickle, outcome.buffers)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever user code raises is its task's
             self._fail(piece, index, output, started, error)
         return True
 
@@ -322,7 +323,7 @@ class TaskRunner:
             with planted(self._namespace, known.self_name, outcome.function):
                 packed = await _finish_awaiting(outcome.coroutine)
             self._finish(piece, index, output, OK, task.started, packed.pickle, packed.buffers)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - as in `_call`
             self._fail(piece, index, output, task.started, self._true_error(error))
 
     async def _execute(self, piece: QueuedSlice, index: int) -> None:
@@ -333,7 +334,7 @@ class TaskRunner:
         try:
             code = str(piece.payloads.pickle(at), "utf-8")
             reply = await _run_code(self._kernel, code, info.silent)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - as in `_call`
             self._fail(piece, index, output, started, self._true_error(error))
             failed = True
         else:

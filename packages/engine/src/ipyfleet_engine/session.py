@@ -1,7 +1,8 @@
 """The seam that replaces IPython's iopub socket: kernel messages become output of tasks.
 
-What lives here: `FleetSession`. Display hook, display publisher and comms of ipykernel all publish through
-``Session.send``; this one hands what they send to the `OutputCollector`. What must not: sockets.
+What lives here: `FleetSession`. Display hook, display publisher and comms of ipykernel all
+publish through ``Session.send``; this one hands what they send to the `OutputCollector`. What
+must not: sockets.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ _COMM_KINDS = frozenset({"comm_open", "comm_msg", "comm_close"})
 class FleetSession(Session):
     """A Jupyter session without sockets.
 
-    What is not output of a task (``status``, replies, debug events) is left out: nobody asked for it.
+    What is not output of a task (``status``, replies, debug events) is left out: nobody asked for
+    it.
     """
 
     collector: OutputCollector | None = None
     """Where messages go; None: nowhere."""
 
-    def send(  # type: ignore[override]
+    def send(
         self,
         stream: Any,
         msg_or_type: dict[str, Any] | str,

@@ -2,11 +2,12 @@
 
 What lives here: `TaskQueue`, used by two threads. What must not: sockets, user code, clocks.
 
-The main thread appends slices as they arrive and claims one task after the other. The second thread, on the
-controller's behalf, recalls tasks (the controller places them elsewhere; nothing is reported of them but
-the range) and drops tasks (they end as cancelled). Both may name tasks that the main thread
-has not read from its socket yet: they are recognised when they arrive, recalled ones by ordinal and
-dropped ones by client and seq. The lock makes each task either claimed or recalled, never both.
+The main thread appends slices as they arrive and claims one task after the other. The second
+thread, on the controller's behalf, recalls tasks (the controller places them elsewhere; nothing
+is reported of them but the range) and drops tasks (they end as cancelled). Both may name tasks
+that the main thread has not read from its socket yet: they are recognised when they arrive,
+recalled ones by ordinal and dropped ones by client and seq. The lock makes each task either
+claimed or recalled, never both.
 """
 
 from __future__ import annotations
