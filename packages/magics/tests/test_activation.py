@@ -5,6 +5,7 @@ import pytest
 
 import ipyfleet_magics
 from ipyfleet_magics import activate
+from ipyfleet_protocol.errors import CompositeError
 
 
 def test_suffix_makes_a_second_set(shell, view, client):
@@ -52,3 +53,23 @@ def test_outside_ipython_nothing_happens():
     """Where no IPython runs, activating a view does nothing."""
     code = "import ipyfleet_magics; ipyfleet_magics.activate(object())"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_remote_errors_are_shown_as_the_engines_rendered_them(shell, view, capsys):
+    """A composite error shows the remote tracebacks and nothing of the client's own stack."""
+    info = {"engine_id": 0, "engine_uuid": "", "method": "execute"}
+    errors = [("E", "v", ["the remote lines"], info), ("F", "w", ["others"], info)]
+    shell.user_ns["error"] = CompositeError("one or more exceptions raised in: f", errors)
+    outcome = shell.run_cell("raise error")
+    assert outcome.error_in_exec is shell.user_ns["error"]
+    shown = "".join(capsys.readouterr())
+    assert "the remote lines" in shown
+    assert "others" in shown
+    assert "Traceback" not in shown
+
+
+def test_own_handler_of_errors_stays(shell, client):
+    """A handler that the user has set is not replaced."""
+    shell.set_custom_exc((KeyError,), lambda *args, **kwargs: ["mine"])
+    activate(client[:])
+    assert shell.custom_exceptions == (KeyError,)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from types import TracebackType
 from typing import Any
 
 from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
+
+from ipyfleet_protocol.errors import RemoteError
 
 from .magics import ParallelMagics
 
@@ -40,11 +44,36 @@ def register(shell: InteractiveShell, view: Any, suffix: str = "") -> ParallelMa
         magics.view = view
         return magics
     magics = ParallelMagics(shell, view, suffix)
+    show_remote_errors(shell)
     registry: Any = shell  # Its method is annotated for unbound functions only.
     for kind, functions in magics.by_kind().items():
         for name, function in functions.items():
             registry.register_magic_function(function, magic_kind=kind, magic_name=name)
     return magics
+
+
+def show_remote_errors(shell: InteractiveShell) -> None:
+    """Let a shell show errors from engines as the engines rendered them.
+
+    IPython asks an exception how it wants to be shown, but not one that is an exception group, as
+    `CompositeError` is. A handler that somebody else has installed stays.
+    """
+    if not shell.custom_exceptions:
+        untyped: Any = shell
+        untyped.set_custom_exc((RemoteError,), _show_remote_error)
+
+
+def _show_remote_error(
+    shell: Any,
+    kind: type[RemoteError],
+    error: RemoteError,
+    traceback: TracebackType,
+    tb_offset: int | None = None,
+) -> list[str]:
+    sys.last_type, sys.last_value, sys.last_traceback = kind, error, traceback
+    lines = error.render_traceback()
+    shell._showtraceback(kind, error, lines)
+    return lines
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

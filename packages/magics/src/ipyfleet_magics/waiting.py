@@ -42,12 +42,19 @@ def wait_and_show(result: Any, view: Any, options: RunOptions) -> None:
         result.display_outputs(options.groupby)
     if result.successful():
         return
+    error = _error_of(result)
+    # Raised outside of any handler: an exception in its context would be shown, too.
+    raise (
+        AlreadyDisplayedError(error) if options.stream and isinstance(error, RemoteError) else error
+    )
+
+
+def _error_of(result: Any) -> BaseException:
     try:
         result.get()
-    except RemoteError as error:
-        if options.stream:
-            raise AlreadyDisplayedError(error) from None
-        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the result
+        return error
+    raise AssertionError(f"{result!r} failed without an error")
 
 
 def _wait_interruptibly(result: Any, view: Any, options: RunOptions) -> bool:
@@ -86,7 +93,7 @@ def _wait(result: Any, progress_after_s: float, deadline: float | None) -> None:
     first = progress_after_s
     if deadline is not None:
         first = min(first, _left(deadline))
-    if not result.wait(first):
+    if not result.wait(first) and _left(deadline) != 0:
         result.wait_interactive(timeout=_left(deadline))
 
 
