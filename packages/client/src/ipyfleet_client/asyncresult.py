@@ -2,9 +2,9 @@
 
 What lives here: `AsyncResult`. What must not: sockets; how results are stored (`pending.py`).
 
-An `AsyncResult` is a `concurrent.futures.Future`, but makes a Future's condition variable only when somebody
-uses it, and unpickles values only when somebody asks for them. Its own waits go through the session, in
-which the waiting thread may receive by itself.
+An `AsyncResult` is a `concurrent.futures.Future`, but makes a Future's condition variable only
+when somebody uses it, and unpickles values only when somebody asks for them. Its own waits go
+through the session, in which the waiting thread may receive by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from concurrent.futures import (
     CancelledError,
     Future,
 )
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.metadata import METADATA_KEYS, Metadata, metadata_of
@@ -63,8 +64,8 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
     With several targets its value is the list of theirs, in their order; with a single one, an int,
     it is that one's.
 
-    Attributes that are keys of `Metadata` (``ar.stdout``, ``ar.engine_id``, …) give that item of each
-    task, before and after completion.
+    Attributes that are keys of `Metadata` (``ar.stdout``, ``ar.engine_id``, …) give that item of
+    each task, before and after completion.
     """
 
     _state: str = _FUTURE_PENDING
@@ -110,7 +111,7 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
                     waiter.add_result(self)
             condition.notify_all()
         if self._done_callbacks:
-            self._session.call_soon(self._invoke_callbacks)  # type: ignore[attr-defined]
+            self._session.call_soon(self._invoke_callbacks)
 
     # -- waiting ------------------------------------------------------------------------------
 
@@ -144,7 +145,8 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
             return_when: None, or one of the constants of `concurrent.futures`.
 
         Returns:
-            Whether they have; with `return_when` two sets of results, those that have and those that not.
+            Whether they have; with `return_when` two sets of results, those that have and those
+            that not.
         """
         work = self._work
         if return_when is None or return_when == ALL_COMPLETED:
@@ -162,20 +164,9 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
         return ({self}, set()) if self.ready() else (set(), {self})
 
     def _wait_until(self, predicate: Callable[[], object], timeout: float | None) -> bool:
-        streamer = self._streamer
-        if streamer is None:
-            return self._session.wait_until(predicate, timeout)
-        import time
-
-        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            arrived = self._session.wait_until(lambda: predicate() or streamer.news, left)
-            streamer.flush()
-            if predicate():
-                return True
-            if not arrived:
-                return False
+        if self._streamer is not None:
+            return self._streamer.wait(predicate, timeout)
+        return self._session.wait_until(predicate, timeout)
 
     def wait_interactive(
         self,
@@ -259,7 +250,7 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
             return None
         try:
             self._raise_failures(self._arrived_errors())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
             return error.with_traceback(None)
         return None
 
@@ -346,7 +337,7 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
     def _iterate(self) -> Iterator[Any]:
         for index in range(self._work.total):
             if not self._item_ready(index):
-                self._wait_until(lambda k=index: self._item_ready(k), None)  # type: ignore[misc]
+                self._wait_until(partial(self._item_ready, index), None)
             yield self._item(index)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
@@ -354,7 +345,7 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
             raise TypeError("this result has a single value; await it")
         for index in range(self._work.total):
             if not self._item_ready(index):
-                await self._session.until(lambda k=index: self._item_ready(k))  # type: ignore[misc]
+                await self._session.until(partial(self._item_ready, index))
             yield self._item(index)
 
     def __await__(self) -> Generator[Any, None, Any]:
