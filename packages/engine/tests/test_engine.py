@@ -559,6 +559,27 @@ def test_background_work_of_user_code_goes_on(shared: Any) -> None:
     shared.execute(shared.engine, "ticker.cancel()")
 
 
+def test_processes_forked_by_a_task_are_not_engines(shared: Any) -> None:
+    """A pool of processes works in a task; ending it with SIGTERM does not end the engine."""
+    square = by_value(
+        "def f(n):\n"
+        "    import multiprocessing\n"
+        "    with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "        return pool.map(abs, range(-n, 0))"
+    )
+    assert shared.apply(shared.engine, square, 3).value == [3, 2, 1]
+    shared.ping(shared.engine)
+    assert shared.apply(shared.engine, abs, -1).value == 1
+
+
+def test_modules_of_the_current_directory_are_found(shared: Any) -> None:
+    """As in a notebook, also after %cd."""
+    (shared.directory / "some_module.py").write_text("answer = 42\n")
+    code = f"%cd -q {shared.directory}\nimport some_module\n%cd -q -\nprint(some_module.answer)"
+    ended = shared.execute(shared.engine, code)
+    assert shared.text(ended.seq).strip() == "42"
+
+
 def test_an_error_payload_can_be_read_without_unpickling(shared: Any) -> None:
     """It is an ErrorInfo, whatever the method."""
     ended = shared.apply(shared.engine, _raise, ValueError(1))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import gc
 import getpass
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,6 +99,25 @@ def test_the_structured_traceback_renders_any_exception(kernel: FleetKernel) -> 
     text = "\n".join(lines)
     assert "KeyError" in text and "fail" in text and "\x1b[" in text
     assert "Traceback (most recent call last)" in text
+
+
+def test_rendering_keeps_nothing_of_user_code_alive(kernel: FleetKernel) -> None:
+    """`InteractiveTB.tb` would hold every local of the frames until the next error."""
+
+    class Large:
+        pass
+
+    def fail() -> weakref.ref[Large]:
+        large = Large()
+        try:
+            raise ValueError("with a local")
+        except ValueError as error:
+            hooks.TracebackRenderer(kernel.shell).render(error)
+        return weakref.ref(large)
+
+    reference = fail()
+    gc.collect()
+    assert reference() is None
 
 
 def test_an_exception_may_render_itself(kernel: FleetKernel) -> None:

@@ -128,6 +128,7 @@ class Agent:
         self._timeout_s = timeout_s
         self._lease_fd = lease_fd
         self._joined = False
+        self._failed = False
         self._exit_code: int | None = None
         self._unreported: list[EngineExited] = []
         self._signal_read, self._signal_write = os.pipe()
@@ -234,10 +235,11 @@ class Agent:
             self._report(death)
         if not self._nursery.children and self._exit_code is None:
             log.info("stopping: no engine is left")
-            self._exit_code = 0
+            self._exit_code = 1 if self._failed else 0
 
     def _report(self, death: Death) -> None:
         level = logging.INFO if death.exit_code == 0 else logging.ERROR
+        self._failed = self._failed or death.exit_code != 0
         log.log(level, "engine process %d ended: %s", death.child.pid, death.notice)
         message = EngineExited(death.child.peer, death.exit_code, death.notice, death.running)
         if self._joined:

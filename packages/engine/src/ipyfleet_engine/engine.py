@@ -112,7 +112,10 @@ class Engine:
         kernel.start_engine(self._settings.peer.hex())
         set_namespace(kernel.namespace)
         install_streams(kernel.collector)
-        os.register_at_fork(after_in_child=kernel.collector.detach)
+        os.register_at_fork(after_in_child=self._let_go)
+        if "" not in sys.path:
+            # As in every IPython kernel: modules are found in the current directory.
+            sys.path.insert(0, "")
         # Results that are due must not wait 5 ms for a thread that computes.
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         interrupts = InterruptHandler(loop)
@@ -176,6 +179,16 @@ class Engine:
         self._stop()
         if in_user_code(frame):
             raise SystemExit(128 + signum)
+
+    def _let_go(self) -> None:
+        """Stop being an engine, in a process that user code has forked (multiprocessing, say).
+
+        Its signals would be written into the engine's pipe, its output go nowhere.
+        """
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._kernel.collector.detach()
 
     def _stop(self) -> None:
         self._runner.stopping = True

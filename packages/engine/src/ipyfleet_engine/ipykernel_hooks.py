@@ -11,7 +11,8 @@ says what it relies on, so that a release which breaks us breaks exactly that te
 * `FleetShell._showtraceback`: the one place through which IPython shows an error; it gets the
   exception object, which the reply of ``do_execute`` has not.
 * `render_traceback`: ``shell.InteractiveTB.structured_traceback`` and ``_render_traceback_``, as
-  ``shell.showtraceback`` uses them, for an exception that is not the current one.
+  ``shell.showtraceback`` uses them, for an exception that is not the current one; and the
+  traceback that the former remembers (``InteractiveTB.tb``).
 * `publish_execute_input`: the content of ``execute_input`` as ``Kernel.execute_request``
   publishes it, with the execution count that `do_execute` is going to use.
 * `refuse_input`: ``do_execute`` replaces ``builtins.input`` and ``getpass.getpass`` by
@@ -124,6 +125,8 @@ class TracebackRenderer:
                 return None
             else:
                 lines = self._shell.InteractiveTB.structured_traceback(type(exc), exc, tb)
+            # It keeps the traceback, and so all that the frames of user code held.
+            self._shell.InteractiveTB.tb = None
             return [str(line) for line in lines]
         except Exception:  # noqa: BLE001
             # User code takes part (__repr__, __str__, _render_traceback_), and deep recursion or

@@ -192,7 +192,7 @@ class TaskRunner:
         now = time.monotonic()
         turn_ends = now + TURN_S
         while not self.stopping:
-            if self._deferred:
+            while self._deferred:
                 self._deferred.pop(0)()
             claim = self.queue.claim()
             if claim is None:
