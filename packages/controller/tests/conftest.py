@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from ipyfleet_controller.scheduler import events as ev
 from ipyfleet_controller.scheduler.core import SchedulerCore
@@ -19,9 +25,10 @@ from ipyfleet_controller.scheduler.instructions import (
 )
 from ipyfleet_controller.scheduler.validate import validate, validate_placed
 from ipyfleet_protocol import messages as m
-from ipyfleet_protocol.codec import SliceFrames, decode_part, encode_part, split
+from ipyfleet_protocol.codec import SliceFrames, decode, decode_part, encode, encode_part, split
 from ipyfleet_protocol.columns import PayloadWriter, Payloads, float64_column
-from ipyfleet_protocol.ids import EngineId, PeerId
+from ipyfleet_protocol.connection import ConnectionInfo, load_connection_file, pick_url
+from ipyfleet_protocol.ids import Channel, EngineId, PeerId, new_peer_id, routing_id
 
 CLIENT = PeerId(b"client-" + b"0" * 9)
 OTHER = PeerId(b"client-" + b"1" * 9)
@@ -68,6 +75,7 @@ class Bench:
         self.sizes: dict[int, list[int]] = {}
         self.wakes: list[float] = []
         self.places = True
+        self.warmed = 0
 
     def feed(self, event: ev.SchedulerEvent) -> list[Instruction]:
         """Handle an event, check all invariants, carry out what is asked, and place."""
@@ -198,6 +206,13 @@ class Bench:
                 self.answer(engine_id, len(self.held[engine_id]), task_s=task_s)
         raise AssertionError("the tasks do not end")
 
+    def warm(self) -> None:
+        """Let engines run enough of the tests' function that they may hold hundreds of such tasks."""
+        first = self.warmed
+        self.warmed += 4096
+        self.submit(first, 4096, PeerId(b"warm" * 4))
+        self.run_all(task_s=1e-6)
+
     def error(self, seq: int, client: PeerId = CLIENT) -> m.ErrorInfo:
         """Return the error that ended a task."""
         return decode_part(self.ended[client, seq][1], m.ErrorInfo)
@@ -223,3 +238,160 @@ def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
     validate(bench.core)
+
+
+class Process:
+    """A real controller in a profile of its own."""
+
+    def __init__(self, directory: Path, *arguments: str, **options: Any) -> None:
+        self.profile = directory / "profile_default"
+        command = [sys.executable, "-m", "ipyfleet_controller", f"--ipython-dir={directory}"]
+        self.popen = subprocess.Popen(
+            [*command, *arguments], stderr=subprocess.PIPE, text=True, **options
+        )
+
+    def info(self, role: str = "client", cluster_id: str = "") -> ConnectionInfo:
+        """Return the content of a connection file, as soon as it is there."""
+        name = f"ipyfleet-{cluster_id}-{role}.json" if cluster_id else f"ipyfleet-{role}.json"
+        return load_connection_file(self.profile / "security" / name, timeout_s=10, alive=True)
+
+    def stop(self) -> tuple[int, str]:
+        """End the process if it runs; return its exit code and what it wrote to stderr."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+        _, stderr = self.popen.communicate(timeout=10)
+        return self.popen.returncode, stderr
+
+
+class Dealers:
+    """Raw sockets to a controller: what peers would send, and worse."""
+
+    def __init__(self, info: ConnectionInfo, url: str = "") -> None:
+        self.info = info
+        self.instance = bytes.fromhex(info.instance)
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.url = url or pick_url(info)
+        self._sockets: list[Any] = []
+
+    def connect(self, peer: PeerId, channel: Channel, keys: ConnectionInfo | None = None) -> Any:
+        """Return a connected socket with the identity of a peer's channel."""
+        socket = self.context.socket(zmq.DEALER)
+        self._sockets.append(socket)
+        socket.identity = routing_id(peer, channel)
+        socket.linger = 0
+        if keys is not None:
+            socket.curve_serverkey = keys.server_public.encode()
+            socket.curve_publickey = keys.public.encode()
+            socket.curve_secretkey = keys.secret.encode()
+        socket.connect(self.url)
+        return socket
+
+    def hello(self, role: str, peer_id: PeerId, /, **changes: Any) -> m.Hello:
+        """Return the Hello of a peer, with some fields changed."""
+        hello = m.Hello(
+            m.PROTOCOL_VERSION, role, peer_id, self.instance, self.info.host, "here", 1, "3.11", "0.1.0"
+        )
+        for name, value in changes.items():
+            setattr(hello, name, value)
+        return hello
+
+    def client(self, keys: ConnectionInfo | None = None) -> tuple[Any, m.Welcome]:
+        """Return a client's socket that has joined, and its Welcome."""
+        peer = new_peer_id()
+        socket = self.connect(peer, Channel.CLIENT, keys)
+        send(socket, self.hello("client", peer))
+        welcome, _ = receive(socket, m.Welcome)
+        return socket, welcome
+
+    def engine(self, **changes: Any) -> FakeEngine:
+        """Return an engine that has joined."""
+        return FakeEngine(self, **changes)
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for socket in self._sockets:
+            socket.close()
+        self.context.term()
+
+
+class FakeEngine:
+    """An engine's sockets; answers when told to."""
+
+    def __init__(self, dealers: Dealers, **changes: Any) -> None:
+        self.peer = new_peer_id()
+        self.task = dealers.connect(self.peer, Channel.TASK)
+        self.control = dealers.connect(self.peer, Channel.CONTROL)
+        send(self.task, m.Attach(m.PROTOCOL_VERSION, dealers.instance))
+        send(self.control, dealers.hello("engine", self.peer, **changes))
+        welcome, _ = receive(self.control, m.Welcome)
+        self.engine_id = welcome.engine_id
+
+    def run(self) -> m.RunTasks:
+        """Receive one message of tasks and answer each with its own payload."""
+        message, frames = receive(self.task, m.RunTasks)
+        for piece, part in zip(message.slices, split(message, frames), strict=True):
+            times = float64_column([time.time()] * piece.count)
+            result = m.ResultSlice(
+                piece.first, piece.count, piece.attempt, piece.ordinal, bytes(piece.count),
+                times, times, b"", piece.columns,
+            )  # fmt: skip
+            send(self.task, m.Results(piece.client, self.engine_id, [result]), *part.payload)
+        return message
+
+    def close(self) -> None:
+        """Vanish."""
+        self.task.close()
+        self.control.close()
+
+
+def send(socket: Any, message: m.Message, *frames: Any) -> None:
+    """Send a message over a raw socket."""
+    socket.send_multipart([encode(message), *frames])
+
+
+def receive(socket: Any, kind: type[Any], timeout_s: float = 5.0) -> tuple[Any, list[bytes]]:
+    """Return the next message of a kind and its frames; others are skipped."""
+    deadline = time.monotonic() + timeout_s
+    while socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+        header, *frames = socket.recv_multipart()
+        message = decode(header)
+        if isinstance(message, kind):
+            return message, frames
+    raise AssertionError(f"no {kind.__name__} within {timeout_s} s")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Any]:
+    """Starts controllers in one IPython directory; they are stopped at the end."""
+    running: list[Process] = []
+
+    def start(*arguments: str, **options: Any) -> Process:
+        running.append(Process(tmp_path, *arguments, **options))
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.popen.poll() is None:
+            process.popen.terminate()
+        process.popen.communicate(timeout=10)
+
+
+@pytest.fixture
+def dealers(start: Any) -> Iterator[Dealers]:
+    """Raw sockets to a controller on this host."""
+    dealers = Dealers(start().info())
+    yield dealers
+    dealers.close()
+
+
+@pytest.fixture
+def wire() -> Any:
+    """Functions that send to and receive from raw sockets, and the class of `dealers`."""
+
+    class Wire:
+        send = staticmethod(send)
+        receive = staticmethod(receive)
+        Dealers = Dealers
+        make_group = staticmethod(make_group)
+
+    return Wire

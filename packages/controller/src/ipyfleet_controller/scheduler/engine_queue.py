@@ -61,6 +61,8 @@ class EngineQueue:
         progress_at: when it last answered, or when it got work after having none.
         used_at: when it last got a task.
         is_leaving: it is known to go, or to be gone; it gets nothing any more.
+        is_stuck: it was asked for what waits behind its running task; it gets no balanced tasks until it
+            has answered some.
         recall: first and last ordinal of the recall that it has not answered.
         recall_not_before: no recall until then: the last one brought nothing.
     """
@@ -71,6 +73,7 @@ class EngineQueue:
         "direct",
         "engine_id",
         "is_leaving",
+        "is_stuck",
         "n_bytes",
         "n_completed",
         "n_direct",
@@ -95,6 +98,7 @@ class EngineQueue:
         self.progress_at = now
         self.used_at = now
         self.is_leaving = False
+        self.is_stuck = False
         self.recall: tuple[int, int] | None = None
         self.recall_not_before = now
         self._slices: deque[Slice] = deque()
@@ -179,6 +183,7 @@ class EngineQueue:
         taken = self.take(ordinal, count)
         if taken:
             self.progress_at = now
+            self.is_stuck = False
             self.n_completed += sum(piece.n_tasks for piece in taken)
         return taken
 

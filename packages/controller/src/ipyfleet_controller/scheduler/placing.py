@@ -69,8 +69,14 @@ class Placer:
         state = self._state
         ranked = self._scheme.rank(state.open, now)
         while ranked and state.waiting.n_tasks:
-            share = -(-state.waiting.n_tasks // len(ranked))
-            ranked = [engine for engine in ranked if self._place_share(engine, share, now)]
+            # Fill up to an equal level, so that work taken back from one engine does not return to it.
+            n_tasks = state.waiting.n_tasks + sum(engine.n_tasks for engine in ranked)
+            level = -(-n_tasks // len(ranked))
+            ranked = [
+                engine
+                for engine in ranked
+                if engine.n_tasks >= level or self._place_share(engine, level - engine.n_tasks, now)
+            ]
 
     def _place_share(self, engine: EngineQueue, share: int, now: float) -> bool:
         """Give an engine up to `share` tasks; False if it can have no more for now."""
@@ -92,6 +98,8 @@ class Placer:
         return False
 
     def _room(self, engine: EngineQueue, lane: Lane, now: float) -> int:
+        if engine.is_stuck and engine.n_tasks:
+            return 0
         group = lane.head().group
         room = self._state.estimates.of(group).room(engine.n_tasks, engine.load_s(now))
         if self._state.hwm:

@@ -68,6 +68,8 @@ class Stealer:
             # It makes progress: leave it its part of what it has.
             kept = victim.n_tasks // (len(idle) + 1)
             first = max(first, victim.next_ordinal - max(1, victim.n_tasks - kept))
+        elif first <= last:
+            victim.is_stuck = True
         return (first, last) if first <= last else None
 
 
