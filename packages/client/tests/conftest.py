@@ -1,8 +1,8 @@
 """A controller to test the client against, and clients of it.
 
-`FakeController` speaks the protocol over a real socket and really runs the tasks, one after the other in
-a thread of its own, each "engine" with a namespace. It is the peer of the tests that need no
-other package of the system.
+`FakeController` speaks the protocol over a real socket and really runs the tasks, one after the
+other in a thread of its own, each "engine" with a namespace. It is the peer of the tests that need
+no other package of the system.
 """
 
 from __future__ import annotations
@@ -298,9 +298,7 @@ class FakeController:
         """Send results in runs of neighbours of one engine."""
         run: list[Any] = []
         for entry in done:
-            if run and (
-                entry[0].engine != run[-1][0].engine or entry[0].seq != run[-1][0].seq + 1
-            ):
+            if run and (entry[0].engine != run[-1][0].engine or entry[0].seq != run[-1][0].seq + 1):
                 self._send_results(run, run[0][0].engine)
                 run = []
             run.append(entry)
@@ -358,7 +356,7 @@ class FakeController:
                 else:
                     payload, buffers = self._call(task, method)
                     status = m.OK
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - as an engine does
             info = info_from_exception(
                 error,
                 engine_id=task.engine,
@@ -408,7 +406,16 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def controller(directory: Path) -> Iterator[FakeController]:
+    """A controller with two engines."""
     fake = FakeController(directory)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def empty_controller(directory: Path) -> Iterator[FakeController]:
+    """A controller without engines."""
+    fake = FakeController(directory, engines=0)
     yield fake
     fake.close()
 

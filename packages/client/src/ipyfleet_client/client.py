@@ -1,6 +1,7 @@
 """The client of a cluster.
 
-What lives here: `Client`, the door to everything that users do. What must not: the protocol (`session.py`),
+What lives here: `Client`, the door to everything that users do. What must not: the protocol
+    (`session.py`),
 how calls are made (`views`).
 """
 
@@ -139,7 +140,8 @@ class Client:
         """Return a view that calls every one of its engines.
 
         Args:
-            targets: as an index of the client, or "all" for whichever engines there are at the time of each call.
+            targets: as an index of the client, or "all" for whichever engines there are at the
+                time of each call.
             **flags: of the view, such as ``block=True``.
         """
         if targets is None or (isinstance(targets, str) and targets == "all"):
@@ -157,7 +159,7 @@ class Client:
         return view.set_flags(targets=targets, **flags)
 
     def activate(self, targets: Any = "all", suffix: str = "") -> DirectView:
-        """Return a blocking view on which ``%px`` and its like run; with a suffix, ``%px<suffix>``."""
+        """Return a blocking view for ``%px`` and its like; with a suffix, ``%px<suffix>``."""
         view = self.direct_view(targets, block=True)
         view.activate(suffix)
         return view
@@ -198,8 +200,8 @@ class Client:
         """Wait for results.
 
         Args:
-            jobs: an `AsyncResult`, any other future, a msg_id, an index of the history, or a collection of those;
-                None for everything outstanding.
+            jobs: an `AsyncResult`, any other future, a msg_id, an index of the history, or a
+                collection of those; None for everything outstanding.
             timeout: seconds; None or negative for no limit.
 
         Returns:
@@ -323,11 +325,12 @@ class Client:
     def get_result(
         self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True
     ) -> Any:
-        """Return the `AsyncResult` of tasks of this client that are outstanding or were interrupted.
+        """Return the `AsyncResult` of tasks of this client that are outstanding or were
+        interrupted.
 
         Args:
-            indices_or_msg_ids: a msg_id, an index of the history, an `AsyncResult`, or a list of msg_ids
-                of one call; None for the latest.
+            indices_or_msg_ids: a msg_id, an index of the history, an `AsyncResult`, or a list of
+                msg_ids of one call; None for the latest.
             block: wait for the value and return that.
             owner: accepted for compatibility.
 
@@ -526,7 +529,18 @@ class Client:
 
 
 _IGNORED = frozenset(
-    ["sshserver", "sshkey", "password", "paramiko", "key", "packer", "unpacker", "session", "username", "config"]
+    [
+        "sshserver",
+        "sshkey",
+        "password",
+        "paramiko",
+        "key",
+        "packer",
+        "unpacker",
+        "session",
+        "username",
+        "config",
+    ]
 )
 
 

@@ -51,6 +51,7 @@ class RemoteFunction:
             self.__signature__ = inspect.Signature()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function through the view."""
         with self.view.temp_flags(**self.flags):
             return self.view._finish(self.view._apply(self.func, args, kwargs), self.block)
 
@@ -61,7 +62,8 @@ class RemoteFunction:
 class ParallelFunction(RemoteFunction):
     """A function that runs on parts of sequences through a view.
 
-    Calling it calls the function on each engine with parts of the arguments; `map` calls it with each item.
+    Calling it calls the function on each engine with parts of the arguments; `map` calls it with
+    each item.
     """
 
     def __init__(
@@ -159,8 +161,8 @@ def require(*modules_or_functions: Any, **objects: Any) -> Callable[[Any], Requi
     """Decorate a function so that what it needs is there when it runs.
 
     Args:
-        *modules_or_functions: names of modules, modules: imported on the engine; functions and classes:
-            assigned to their name there.
+        *modules_or_functions: names of modules, modules: imported on the engine; functions and
+            classes: assigned to their name there.
         **objects: assigned to these names there.
 
     Raises:
@@ -200,7 +202,7 @@ def interactive(f: Any) -> Any:
             f.__code__, __main__.__dict__, f.__name__, f.__defaults__, f.__closure__
         )
         functools.update_wrapper(g, f)
-        del g.__wrapped__
+        del g.__dict__["__wrapped__"]
         g.__kwdefaults__ = f.__kwdefaults__
         g.__module__ = "__main__"
         return g

@@ -1,6 +1,7 @@
 """Maps that take their input as their output is consumed.
 
-What lives here: `LazyMapIterator`. No thread of its own: work is submitted when the consumer asks for the next
+What lives here: `LazyMapIterator`. No thread of its own: work is submitted when the consumer asks
+    for the next
 value, a window ahead.
 """
 
@@ -118,7 +119,7 @@ class LazyMapIterator(Iterator[Any]):
         rows: list[tuple[Any, ...]] = []
         try:
             rows.extend(islice(self._items, count))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the user's, raised again later
             # The input's own error: told to the consumer after the values before it.
             self._failure = error
             self._exhausted = True

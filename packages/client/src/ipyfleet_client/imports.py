@@ -2,7 +2,8 @@
 
 What lives here: `SyncImports`, the context manager behind ``view.sync_imports()``.
 
-Theory of operation: the block's imports run here as always; nothing is hooked. When the block ends, the
+Theory of operation: the block's imports run here as always; nothing is hooked. When the block
+    ends, the
 import statements between its beginning and its end are read from the compiled code of the
 frame it is in, which also tells what comes after ``as``, and those that have bound their name are
 run on the engines.

@@ -1,19 +1,22 @@
 """Ctrl-C, held back for a few microseconds.
 
-What lives here: `hold_interrupts`, a context manager around the few places where an exception between two
-bytecodes would lose half a message: a user thread that sends or receives for itself. What must not: anything
+What lives here: `hold_interrupts`, a context manager around the few places where an exception
+    between two
+bytecodes would lose half a message: a user thread that sends or receives for itself. What must
+    not: anything
 that waits for long without a `wake`.
 
-Python runs signal handlers between bytecodes of the main thread. In the main thread SIGINT's handler
-is replaced for the duration of the block by one that takes a note and calls `wake`; when the block ends
-the handler that was there is put back and called, so that ``KeyboardInterrupt`` (or whatever the
-program made of it) is raised at once, from a consistent state. Other threads are not affected.
+Python runs signal handlers between bytecodes of the main thread. In the main thread SIGINT's
+handler is replaced for the duration of the block by one that takes a note and calls `wake`; when
+the block ends the handler that was there is put back and called, so that ``KeyboardInterrupt`` (or
+whatever the program made of it) is raised at once, from a consistent state. Other threads are not
+affected.
 """
 
 from __future__ import annotations
 
 # The C module behind `signal`: the wrappers there convert to enums and back, ten times the cost.
-import _signal
+import _signal  # type: ignore[import-not-found]
 import os
 import signal
 import threading

@@ -1,6 +1,7 @@
 """The client's socket: who sends, who receives, who waits.
 
-What lives here: `Wire`, the one DEALER of a client with its I/O thread. What must not: the meaning of
+What lives here: `Wire`, the one DEALER of a client with its I/O thread. What must not: the meaning
+    of
 messages (`link.py`), what is sent (`submission.py`).
 
 Theory of operation
@@ -9,14 +10,16 @@ The socket is used under one lock by whoever needs it, so that a round trip cost
 a thread in this process:
 
 * **Sending.** A thread that submits sends by itself.
-* **Receiving.** Normally the I/O thread sleeps in epoll on the socket's file descriptor. A user thread that
-  waits for something becomes the **leader**: it takes the descriptor out of the I/O thread's epoll
-  set, waits on it itself, receives and dispatches, and gives it back when it has what it wants.
-  Further waiting threads are **followers**, woken when what they want is there or when the leader leaves.
+* **Receiving.** Normally the I/O thread sleeps in epoll on the socket's file descriptor. A user
+  thread that waits for something becomes the **leader**: it takes the descriptor out of the I/O
+  thread's epoll set, waits on it itself, receives and dispatches, and gives it back when it has
+  what it wants. Further waiting threads are **followers**, woken when what they want is there or
+  when the leader leaves.
 * **The edge.** zmq's descriptor tells of news once. Whoever uses the socket in any way may take the
   news away, so a sender looks afterwards whether there is something to read and reads it.
-* **Order.** Messages are dispatched in the order received: receiving and dispatching are one step under
-  `_receiving`. Dispatch runs no code of users: callbacks are handed to the I/O thread (`call_soon`).
+* **Order.** Messages are dispatched in the order received: receiving and dispatching are one step
+  under `_receiving`. Dispatch runs no code of users: callbacks are handed to the I/O thread
+  (`call_soon`).
 
 Where there is no epoll every waiting thread is a follower.
 """
@@ -140,7 +143,7 @@ class Wire:
 
     def _send_nowait(self, frames: Sequence[Frame]) -> bool:
         with self._using:
-            self._check_open()
+            self.check_open()
             socket = self._socket
             last = len(frames) - 1
             try:
@@ -337,7 +340,8 @@ class Wire:
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `ClientClosed` if the wire is closed."""
         if self.closed_reason:
             raise ClientClosed(self.closed_reason)
 

@@ -1,6 +1,7 @@
 """Which call a task belongs to.
 
-What lives here: the map from sequence numbers to works. What must not: locks (the link has one), I/O.
+What lives here: the map from sequence numbers to works. What must not: locks (the link has one),
+    I/O.
 
 Calls of one task are found in a dictionary, calls of many in a sorted list of ranges, so that a
 slice of a thousand results of one map costs one look-up.
@@ -8,7 +9,7 @@ slice of a thousand results of one map costs one look-up.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from ipyfleet_client.pending import Work
@@ -21,7 +22,6 @@ class Ledger:
         self._singles: dict[int, tuple[Work, int]] = {}
         self._starts: list[int] = []
         self._ranges: list[tuple[int, int, Work, int]] = []
-        self._dead_ranges = 0
         self.outstanding = 0
         """Number of tasks that have been sent and have not ended."""
 
@@ -57,13 +57,13 @@ class Ledger:
 
     def forget(self, work: Work) -> None:
         """Drop what is left of a work that is done."""
-        if work.total == 1:
-            return
-        self._dead_ranges += len(work.ranges)
-        if self._dead_ranges > 32 and 2 * self._dead_ranges > len(self._ranges):
-            self._ranges = [entry for entry in self._ranges if not entry[2].done]
-            self._starts = [entry[0] for entry in self._ranges]
-            self._dead_ranges = 0
+        for _, first, count in work.ranges:
+            if count > 1:
+                # All ranges between belong to this work: its seqs are contiguous there.
+                start = bisect_left(self._starts, first)
+                end = bisect_left(self._starts, first + count)
+                del self._starts[start:end]
+                del self._ranges[start:end]
 
     def works(self) -> Iterator[Work]:
         """Iterate over the works that have outstanding tasks, each once."""

@@ -1,11 +1,12 @@
 """The client's end of the protocol, with no I/O: messages in, effects out.
 
-What lives here: `ClientLink`, which knows the state of the session (joined or not, engines, outstanding
-tasks, open requests) and turns each message of the controller into changes of that state and a list of
-effects for the driver. What must not: sockets, threads, clocks, the API that users see.
+What lives here: `ClientLink`, which knows the state of the session (joined or not, engines,
+    outstanding
+tasks, open requests) and turns each message of the controller into changes of that state and a
+list of effects for the driver. What must not: sockets, threads, clocks, the API that users see.
 
-`handle` is called by one thread at a time. What submitting threads share with it, the ledger, is behind
-`lock`, which is never held while anything else is waited for.
+`handle` is called by one thread at a time. What submitting threads share with it, the ledger, is
+behind `lock`, which is never held while anything else is waited for.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class ShowOutput(NamedTuple):
     """Output of a task arrived, and somebody wants it live."""
 
     work: Work
-    index: int
+    task: int
     output: TaskOutput
 
 

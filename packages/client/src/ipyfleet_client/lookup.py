@@ -1,6 +1,7 @@
 """Which cluster a client is to connect to.
 
-What lives here: the way from the constructor's arguments to a connection file's content. What must not:
+What lives here: the way from the constructor's arguments to a connection file's content. What must
+    not:
 sockets.
 """
 

@@ -1,6 +1,7 @@
 """The results of maps.
 
-What lives here: `AsyncMapResult`, whose items are those of the mapped sequence however the work was cut
+What lives here: `AsyncMapResult`, whose items are those of the mapped sequence however the work
+    was cut
 into tasks, and `JoinedResult`, whose parts are joined to what a sequence was scattered from.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ class AsyncMapResult(AsyncResult):
     """The results of a map, one per item. Iterates over them as they arrive.
 
     Attributes:
-        ordered: whether iteration keeps the order of the items; if not, what is there first comes first.
+        ordered: whether iteration keeps the order of the items; if not, what is there first comes
+            first.
     """
 
     def __init__(
@@ -87,12 +89,16 @@ class AsyncMapResult(AsyncResult):
         seen = yielded = 0
         while yielded < work.total:
             if seen == len(work.arrivals):
-                self._wait_until(lambda n=seen: len(work.arrivals) > n, None)  # type: ignore[misc]
+                self._wait_until(self._more_than(seen), None)
             first, count, _, _ = work.arrivals[seen]
             seen += 1
             yielded += count
             for index in range(first, first + count):
                 yield self._item(index)
+
+    def _more_than(self, seen: int) -> Callable[[], bool]:
+        arrivals = self._work.arrivals
+        return lambda: len(arrivals) > seen
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         """Yield the items as they arrive."""
@@ -105,7 +111,7 @@ class AsyncMapResult(AsyncResult):
         seen = yielded = 0
         while yielded < work.total:
             if seen == len(work.arrivals):
-                await self._session.until(lambda n=seen: len(work.arrivals) > n)  # type: ignore[misc]
+                await self._session.until(self._more_than(seen))
             first, count, _, _ = work.arrivals[seen]
             seen += 1
             yielded += count

@@ -1,6 +1,7 @@
 """What is known of one task besides its value.
 
-What lives here: `Metadata` and the function that makes one from the columns, on demand. What must not:
+What lives here: `Metadata` and the function that makes one from the columns, on demand. What must
+    not:
 anything kept per task.
 """
 
@@ -43,10 +44,11 @@ METADATA_KEYS = frozenset(_DEFAULTS)
 class Metadata(dict[str, Any]):
     """What is known of one task: a dictionary whose items are attributes, too.
 
-    Its keys are fixed: msg_id, label, status (None, "ok", "error", "aborted"), engine_id, engine_uuid;
-    submitted, started, completed, received (datetimes, UTC); stdout, stderr (text), outputs (displayed
-    things as Jupyter contents), execute_input, execute_result, error, data (what the task published);
-    after, follow.
+    Its keys are fixed: msg_id, label, status (None, "ok", "error", "aborted"), engine_id,
+        engine_uuid;
+    submitted, started, completed, received (datetimes, UTC); stdout, stderr (text), outputs
+    (displayed things as Jupyter contents), execute_input, execute_result, error, data (what the
+    task published); after, follow.
     """
 
     def __init__(self, values: dict[str, Any] | None = None) -> None:

@@ -1,11 +1,13 @@
 """What a task has printed and displayed, collected and shown.
 
-What lives here: `TaskOutput`, which puts the items of one task in order, `ExecuteReply`, the value of an
-`execute`, and the functions that print or display outputs with the prefixes that users know. What must
+What lives here: `TaskOutput`, which puts the items of one task in order, `ExecuteReply`, the value
+    of an
+`execute`, and the functions that print or display outputs with the prefixes that users know. What
+must
 not: sockets, knowledge of which message brought an item.
 
-Items may come in any order, over two channels; `OutputItem.index` restores theirs. What cannot be shown
-yet, because an item before it is missing, waits in `TaskOutput`.
+Items may come in any order, over two channels; `OutputItem.index` restores theirs. What cannot be
+shown yet, because an item before it is missing, waits in `TaskOutput`.
 """
 
 from __future__ import annotations
@@ -192,15 +194,15 @@ def show_stream(text: str, prefix: str = "", file: TextIO | None = None) -> None
     file.flush()
 
 
+def _publish(data: dict[str, Any], metadata: dict[str, Any]) -> None:
+    # Through the shell, as IPython's own functions do: no import of it here.
+    sys.modules["IPython"].get_ipython().display_pub.publish(data=data, metadata=metadata)
+
+
 def show_display(content: dict[str, Any]) -> None:
     """Display a Jupyter content: through IPython where that runs, else print its text."""
     if in_ipython():
-        from IPython.display import publish_display_data  # type: ignore[attr-defined,unused-ignore]
-
-        transient = {k: v for k, v in content.get("transient", {}).items() if k != "display_id"}
-        publish_display_data(
-            content.get("data", {}), content.get("metadata", {}), transient=transient
-        )
+        _publish(content.get("data", {}), content.get("metadata", {}))
     else:
         print(content.get("data", {}).get("text/plain", ""))
 
@@ -210,10 +212,8 @@ def show_result(reply: ExecuteReply) -> None:
     if not reply.execute_result:
         return
     if in_ipython():
-        from IPython.display import publish_display_data  # type: ignore[attr-defined,unused-ignore]
-
         bundle, metadata = reply._repr_mimebundle_()
-        publish_display_data(bundle, metadata)
+        _publish(bundle, metadata)
     else:
         text = reply.data.get("text/plain", "")
         head = f"Out[{reply.metadata['engine_id']}:{reply.execution_count}]:"

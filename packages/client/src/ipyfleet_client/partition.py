@@ -1,6 +1,7 @@
 """Cutting a sequence into parts for engines, and joining the parts again.
 
-What lives here: `partition` and `join` for the two distributions that users know: "b", contiguous blocks,
+What lives here: `partition` and `join` for the two distributions that users know: "b", contiguous
+    blocks,
 and "r", round robin. Works for whatever can be sliced; numpy is used only where data are numpy's.
 """
 

@@ -6,12 +6,13 @@ tasks of one call. What must not: sockets, locks, the API that users see (`async
 Theory of operation
 -------------------
 A call of `count` tasks keeps one byte of status and four bytes of "in which segment" per task. What
-arrives is stored as it came, whole frames; a value is unpickled only when a user asks for it, in the
-user's thread. Metadata are read from the received columns on demand. So a result costs no Python
-object before somebody wants it.
+arrives is stored as it came, whole frames; a value is unpickled only when a user asks for it, in
+the user's thread. Metadata are read from the received columns on demand. So a result costs no
+Python object before somebody wants it.
 
-`Work.add` is called by whichever thread receives, one at a time (the link's lock); `grow` and `close` by the
-thread that submits. The two meet in two counters of their own, so neither waits for the other.
+`Work.add` is called by whichever thread receives, one at a time (the link's lock); `grow` and
+`close` by the thread that submits. The two meet in two counters of their own, so neither waits for
+the other.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Segment:
                         views.append(map_blob(decode_part(frame, BlobHandle)))
                     else:
                         views.append(memoryview(frame))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again later
                 # Told to whoever asks for this value; the other tasks' values are fine.
                 self._buffers[index] = error
             else:

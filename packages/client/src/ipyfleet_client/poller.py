@@ -1,7 +1,9 @@
 """How a thread waits for the socket or for a wake-up.
 
-What lives here: `EpollPoller` for Linux, with which a user thread can take the socket over from the I/O
-thread while that sleeps, and `PlainPoller` for everywhere else, with which the I/O thread alone waits.
+What lives here: `EpollPoller` for Linux, with which a user thread can take the socket over from
+    the I/O
+thread while that sleeps, and `PlainPoller` for everywhere else, with which the I/O thread alone
+waits.
 What must not: the socket itself; only its file descriptor is known here.
 """
 
@@ -13,6 +15,7 @@ import select
 import selectors
 import socket
 import sys
+import threading
 from typing import Protocol
 
 
@@ -54,7 +57,7 @@ def make_poller(fd: int) -> Poller:
 if sys.platform == "linux":
 
     class EpollPoller:
-        """Waits with epoll. Changing an epoll set needs no wake-up of the thread that sleeps on it."""
+        """Waits with epoll, whose set can be changed while a thread sleeps on it."""
 
         can_lead = True
 
@@ -69,6 +72,9 @@ if sys.platform == "linux":
             self._leader_poll = select.poll()
             self._leader_poll.register(fd, select.POLLIN)
             self._leader_poll.register(self._leader_fd, select.POLLIN)
+            # Reentrant: the handler of a signal may want to wake while this thread does.
+            self._closing = threading.RLock()
+            self._closed = False
 
         def wait(self, timeout_s: float | None) -> bool:
             """I/O thread: wait for the socket or `wake`; return whether the socket is readable."""
@@ -82,7 +88,13 @@ if sys.platform == "linux":
 
         def wake(self) -> None:
             """Make `wait` return."""
-            os.eventfd_write(self._wake_fd, 1)
+            self._write(self._wake_fd)
+
+        def _write(self, fd: int) -> None:
+            # A closed descriptor's number may be somebody else's by now.
+            with self._closing:
+                if not self._closed:
+                    os.eventfd_write(fd, 1)
 
         def take(self) -> None:
             """The calling thread waits for the socket from now on."""
@@ -97,7 +109,7 @@ if sys.platform == "linux":
 
         def wake_leader(self) -> None:
             """Make `lead` return."""
-            os.eventfd_write(self._leader_fd, 1)
+            self._write(self._leader_fd)
 
         def give_back(self) -> None:
             """The I/O thread waits for the socket again."""
@@ -105,9 +117,12 @@ if sys.platform == "linux":
 
         def close(self) -> None:
             """Free the file descriptors."""
-            self._epoll.close()
-            os.close(self._wake_fd)
-            os.close(self._leader_fd)
+            with self._closing:
+                if not self._closed:
+                    self._closed = True
+                    self._epoll.close()
+                    os.close(self._wake_fd)
+                    os.close(self._leader_fd)
 
     def _drain(fd: int) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -22,6 +22,7 @@ def make_bar(total: int, description: str, unit: str, widget: bool | None = None
         widget = (
             in_ipython() and _in_kernel() and importlib.util.find_spec("ipywidgets") is not None
         )
+    bar_class: Any
     if widget:
         from tqdm.notebook import tqdm as bar_class
     else:

@@ -1,6 +1,7 @@
 """One client's connection to its controller, put together.
 
-What lives here: `Session`: the handshake, the loop from message to effect, requests and their answers,
+What lives here: `Session`: the handshake, the loop from message to effect, requests and their
+    answers,
 the end. What must not: views, results as users see them.
 
 A session knows nothing of the `Client` that uses it, so that a client can be dropped: its finalizer
@@ -42,7 +43,6 @@ from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo, check_alive, host_id, pick_url
 from ipyfleet_protocol.errors import (
     ClientClosed,
-    ConnectionFileStale,
     KernelError,
     ProtocolError,
     collect_exceptions,
@@ -148,14 +148,11 @@ class Session:
         if self._refused:
             raise ConnectionRefusedError(f"the controller refused this client: {self._refused}")
         if not self.link.joined:
-            try:
-                check_alive(self.info)
-            except ConnectionFileStale:
-                raise
+            check_alive(self.info)
             raise TimeoutError(
-                f"the controller at {url} (process {self.info.pid} on {self.info.hostname}) did not "
-                f"answer within {timeout_s:g} s; it may be busy or stopped: try a larger timeout=, "
-                "or look at its log"
+                f"the controller at {url} (process {self.info.pid} on {self.info.hostname}) did not"
+                f" answer within {timeout_s:g} s; it may be busy or stopped: try a larger timeout=,"
+                " or look at its log"
             )
 
     # -- using it -----------------------------------------------------------------------------
@@ -183,12 +180,17 @@ class Session:
         """Wait, receiving meanwhile, until the predicate is true; return whether it is.
 
         Returns at once when the session is closed.
+
+        Raises:
+            ClientClosed: there is no time limit, and the session is closed.
         """
         if predicate():
             return True
-        if self._wire is None or self._wire.closed_reason:
-            return False
-        return self._wire.wait_until(predicate, timeout_s)
+        if not self.closed and self.wire.wait_until(predicate, timeout_s):
+            return True
+        if timeout_s is None or timeout_s < 0:
+            self.wire  # noqa: B018 - raises ClientClosed
+        return False
 
     async def until(self, predicate: Callable[[], object]) -> None:
         """Wait, in an event loop, until the predicate is true or the session is closed."""
@@ -258,7 +260,7 @@ class Session:
                 self._finish(effect.work)
             case ShowOutput():
                 for sink in list(effect.work.sinks or ()):
-                    sink(effect.index, effect.output)
+                    sink(effect.task, effect.output)
             case Answer():
                 self._take_answer(effect)
             case Joined():

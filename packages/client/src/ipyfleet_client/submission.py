@@ -4,12 +4,12 @@ What lives here: `Submitter`. What must not: the meaning of results, the API tha
 
 Theory of operation
 -------------------
-A call is packed in the caller's thread and appended to a queue as one tuple, which is atomic: a Ctrl-C
-leaves either the whole call there or nothing. `flush` takes the queue, puts neighbours with the same
-function and options into one group, gives out sequence numbers, notes the tasks in the ledger and sends.
-It runs at once when nothing is outstanding; else by the I/O thread within a millisecond, by the next wait,
-or when enough has come together. So a single call goes out without delay and a loop of thousands
-goes out in a few messages.
+A call is packed in the caller's thread and appended to a queue as one tuple, which is atomic: a
+Ctrl-C leaves either the whole call there or nothing. `flush` takes the queue, puts neighbours with
+the same function and options into one group, gives out sequence numbers, notes the tasks in the
+ledger and sends. It runs at once when nothing is outstanding; else by the I/O thread within a
+millisecond, by the next wait, or when enough has come together. So a single call goes out without
+delay and a loop of thousands goes out in a few messages.
 
 Seqs are given out and messages sent under one lock, so the seqs on the wire only grow.
 """
@@ -29,6 +29,7 @@ from ipyfleet_client.pending import Work
 from ipyfleet_protocol.blobs import BLOB_MIN_BYTES, BlobStore
 from ipyfleet_protocol.codec import encode, encode_part
 from ipyfleet_protocol.columns import Frame, PayloadWriter
+from ipyfleet_protocol.errors import ClientClosed
 from ipyfleet_protocol.ids import PeerId, format_msg_id
 from ipyfleet_protocol.messages import (
     Cancel,
@@ -83,11 +84,11 @@ class History:
 
 
 class _Job(NamedTuple):
-    """Tasks ``index … index+count-1`` of a work, ready to be sent."""
+    """Tasks ``start … start+tasks-1`` of a work, ready to be sent."""
 
     work: Work
-    index: int
-    count: int
+    start: int
+    tasks: int
     spec: Spec
     function: PackedFunction | None
     targets: list[int] | None
@@ -143,6 +144,7 @@ class Submitter:
         Raises:
             ClientClosed: the client is closed; nothing was sent.
         """
+        self._check_open()
         pickle, buffers = payload
         large = bool(buffers) or len(pickle) >= FLUSH_BYTES
         placed: Payload = (pickle, self._place(work, buffers, targets, spec) if buffers else ())
@@ -166,6 +168,7 @@ class Submitter:
         Raises:
             ClientClosed: the client is closed; nothing was sent.
         """
+        self._check_open()
         ready: Sequence[Payload] | Sequence[Packed] = payloads
         if any(packed[1] for packed in payloads):
             ready = [
@@ -216,6 +219,11 @@ class Submitter:
         ranges = [SeqRange(first, count) for _, first, count in work.ranges]
         if ranges:
             self._send([encode(Cancel(ranges))])
+
+    def _check_open(self) -> None:
+        if self.wire is None:
+            raise ClientClosed("this client is not connected")
+        self.wire.check_open()
 
     def _place(
         self,
@@ -330,12 +338,13 @@ class Submitter:
         with self._link.lock:
             seq = first
             for job in jobs:
-                self._link.ledger.add(seq, job.count, job.work, job.index)
-                job.work.sent(job.index, seq, job.count)
+                self._link.ledger.add(seq, job.tasks, job.work, job.start)
+                job.work.sent(job.start, seq, job.tasks)
                 if job.history is not None:
-                    job.history.add(seq, job.count)
-                seq += job.count
+                    job.history.add(seq, job.tasks)
+                seq += job.tasks
             self._next_seq = seq
+        targets: list[int] | None
         if spec.placement == "direct":
             targets = [target for job in jobs for target in job.targets or ()]
         else:
@@ -385,8 +394,8 @@ def pack_in_groups(
 ) -> Iterator[list[Packed]]:
     """Pack the calls of a map, group by group.
 
-    The groups grow by a factor of 4, and stay below `GROUP_MAX_BYTES` as well as a look at the group
-    before can tell.
+    The groups grow by a factor of 4, and stay below `GROUP_MAX_BYTES` as well as a look at the
+    group before can tell.
 
     Raises:
         PackError: an item cannot be pickled.

@@ -24,7 +24,8 @@ class ResultTiming:
 
     if TYPE_CHECKING:
 
-        def ready(self) -> bool: ...
+        def ready(self) -> bool:
+            """As `AsyncResult.ready`."""
 
     @property
     def progress(self) -> int:

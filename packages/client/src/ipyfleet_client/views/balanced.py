@@ -100,7 +100,8 @@ class LoadBalancedView(View):
             f: called with one item of each sequence.
             *sequences: as many as `f` takes arguments; the shortest ends the map.
             block: whether to wait; None for ``view.block``.
-            chunksize: how many items make a task. Tasks travel in batches anyway, so this saves little.
+            chunksize: how many items make a task. Tasks travel in batches anyway, so this saves
+                little.
             ordered: whether iteration keeps the order; if not, what is there first comes first.
             return_exceptions: give errors as values instead of raising them.
             label: a name for this work; None for the view's.
@@ -189,7 +190,7 @@ class LoadBalancedView(View):
         chunksize: int | None = None,
         ordered: bool = True,
     ) -> AsyncMapResult:
-        """Call ``f`` with parts of the sequences; as many parts as engines, or of `chunksize` items."""
+        """Call ``f`` with parts of the sequences: one per engine, or of `chunksize` items."""
         function = self._pack_function(f)
         spec = self._spec()
         count = len(sequences[0])
@@ -211,15 +212,16 @@ class LoadBalancedView(View):
         max_outstanding: int | str | None = "auto",
         return_exceptions: bool = False,
     ) -> LazyMapIterator:
-        """Map lazily: items are taken from the sequences, which may be endless, as results are consumed.
+        """Map lazily: items are taken from the sequences, which may be endless, as results are
+        consumed.
 
         Args:
             f: called with one item of each sequence.
             *sequences: anything that can be iterated.
             ordered: keep the order; if not, what is there first comes first.
-            max_outstanding: how many tasks may be under way or not yet consumed; "auto" starts with two
-                for each engine and grows while tasks are so short that engines would wait; 0 or
-                None for no limit.
+            max_outstanding: how many tasks may be under way or not yet consumed; "auto" starts
+                with two for each engine and grows while tasks are so short that engines would
+                wait; 0 or None for no limit.
             return_exceptions: give errors as values instead of raising them.
 
         Returns:

@@ -1,6 +1,7 @@
 """What all views have in common.
 
-What lives here: `View`: flags, the apply and map families' argument handling, what views ask of their
+What lives here: `View`: flags, the apply and map families' argument handling, what views ask of
+    their
 client. What must not: how calls are placed (`direct.py`, `balanced.py`).
 """
 
@@ -265,7 +266,7 @@ class View:
     def _pack_function(self, f: Any) -> PackedFunction:
         if not callable(f) and not isinstance(f, Reference):
             raise TypeError(
-                f"a function to run remotely must be callable or a Reference, not {type(f).__name__}"
+                f"what runs remotely must be callable or a Reference, not {type(f).__name__}"
             )
         return pack_function(f)
 

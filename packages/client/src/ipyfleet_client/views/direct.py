@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 class DirectView(View):
     """Engines by name: what is called runs on every one of the targets.
 
-    Results are lists in the order of the targets; with an int as target they are that engine's. A view is
+    Results are lists in the order of the targets; with an int as target they are that engine's. A
+    view is
     a mapping, too: ``view["a"] = 1`` and ``view["a"]`` push and pull.
 
     Attributes:
-        targets: an engine id, a list of them, or "all": whichever there are at the time of each call.
+        targets: an engine id, a list of them, or "all": whichever there are at the time of each
+            call.
 
     Example:
         >>> view = rc[:]  # doctest: +SKIP

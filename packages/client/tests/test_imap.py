@@ -1,0 +1,96 @@
+import itertools
+
+import pytest
+from ipyfleet_protocol import messages as m
+from ipyfleet_protocol.errors import RemoteError
+
+
+def fail_on_three(x):
+    if x == 3:
+        raise ValueError("three")
+    return x
+
+
+@pytest.fixture
+def view(rc):
+    return rc.load_balanced_view()
+
+
+def test_lazy_map(view):
+    """`imap` gives the values in order."""
+    assert list(view.imap(abs, range(-500, 0))) == list(range(500, 0, -1))
+    assert list(view.imap(pow, range(5), itertools.repeat(2))) == [0, 1, 4, 9, 16]
+    assert list(view.imap(abs, [])) == []
+
+
+def test_endless_input(view, controller):
+    """An endless input is taken only as far as needed."""
+    taken = []
+    numbers = (taken.append(n) or n for n in itertools.count())
+    values = view.imap(abs, numbers, max_outstanding=10)
+    assert [next(values) for _ in range(25)] == list(range(25))
+    assert len(taken) <= 25 + 10
+    values.cancel()
+    assert list(values) == []
+
+
+def test_window_bounds_what_is_under_way(view, controller):
+    """No more than `max_outstanding` tasks are submitted before something is consumed."""
+    values = view.imap(abs, range(100), max_outstanding=4)
+    assert next(values) == 0
+    submitted = sum(g.count for s in controller.received(m.Submit) for g in s.groups)
+    assert submitted <= 4
+    assert list(values) == list(range(1, 100))
+
+
+def test_greedy(view, controller):
+    """0 means no window."""
+    values = view.imap(abs, range(3000), max_outstanding=0)
+    assert list(values) == list(range(3000))
+
+
+def test_unordered(view, controller):
+    """With ``ordered=False`` all values come, each once, as they arrive."""
+    controller.reverse = True
+    values = list(view.imap(abs, range(100), ordered=False, max_outstanding=20))
+    assert sorted(values) == list(range(100))
+    assert values != sorted(values)
+
+
+def test_errors(view):
+    """A failed item raises where it is due, and the rest goes on; or is a value."""
+    values = view.imap(fail_on_three, range(6))
+    assert [next(values) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(RemoteError, match="three"):
+        next(values)
+    assert list(values) == [4, 5]
+    mixed = list(view.imap(fail_on_three, range(6), return_exceptions=True))
+    assert isinstance(mixed[3], RemoteError)
+
+
+def test_error_of_the_input(view):
+    """An error of the input reaches the consumer after the values before it."""
+
+    def numbers():
+        yield from range(3)
+        raise OSError("disk")
+
+    values = view.imap(abs, numbers())
+    assert [next(values) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="disk"):
+        next(values)
+
+
+@pytest.mark.parametrize("wrong", ["much", -1])
+def test_wrong_window(view, wrong):
+    """A window is an int or "auto"."""
+    with pytest.raises(ValueError, match="max_outstanding"):
+        view.imap(abs, [1], max_outstanding=wrong)
+
+
+def test_memory_is_freed_as_values_are_consumed(view):
+    """Consumed works are forgotten."""
+    values = view.imap(abs, range(2000), max_outstanding=16)
+    for _ in values:
+        assert len(values._works) <= 16
+    assert not values._works
