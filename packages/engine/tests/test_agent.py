@@ -151,9 +151,11 @@ def test_an_engine_can_be_stopped_alone(controller: Any, wait: Any) -> None:
     "code",
     [
         "while True: pass",
-        # A C call that goes on after signals, holding the GIL now and then only.
         "import ctypes\nlibc = ctypes.CDLL(None)\nwhile libc.sleep(600) >= 0: pass",
-        "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+        (
+            "import time\nwhile True:\n"
+            "    try:\n        time.sleep(60)\n    except BaseException:\n        pass"
+        ),
     ],
     ids=["python", "c", "stubborn"],
 )

@@ -19,9 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import platform
 import signal
-import socket as sockets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,25 +29,22 @@ from typing import Any
 import zmq
 
 from ipyfleet_protocol.columns import Frame
-from ipyfleet_protocol.connection import ConnectionInfo, pick_url
-from ipyfleet_protocol.hosts import host_id
+from ipyfleet_protocol.connection import ConnectionInfo
 from ipyfleet_protocol.ids import Channel, PeerId
 from ipyfleet_protocol.messages import (
-    PROTOCOL_VERSION,
     AnyMessage,
     Closing,
     EngineExited,
     Goodbye,
-    Hello,
     Message,
     Refused,
     SignalEngines,
     Welcome,
 )
 
-from . import __version__
-from .channel import connect, receive_all, send
+from .channel import receive_all, send
 from .children import Death, Nursery
+from .endpoint import Endpoint, make_endpoint
 
 log = logging.getLogger("ipyfleet.agent")
 
@@ -59,34 +54,16 @@ STOP_GRACE_S = 2.0
 class AgentLink:
     """The agent's socket; none of it exists before `open`, nothing is left after `close`."""
 
-    def __init__(self, info: ConnectionInfo, peer: PeerId) -> None:
-        self._info = info
-        self._peer = peer
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
         self._context: zmq.Context[Any] | None = None
         self.socket: zmq.Socket[bytes] | None = None
 
     def open(self) -> None:
         """Connect and say hello."""
-        info = self._info
-        url = pick_url(info)
-        keys = None
-        if url.startswith("tcp://") and info.server_public:
-            keys = (info.server_public, info.public, info.secret)
         self._context = zmq.Context()
-        self.socket = connect(self._context, self._peer, Channel.AGENT, url, keys)
-        self.send(
-            Hello(
-                version=PROTOCOL_VERSION,
-                role="agent",
-                peer=self._peer,
-                instance=bytes.fromhex(info.instance),
-                host=host_id(),
-                hostname=sockets.gethostname(),
-                pid=os.getpid(),
-                python=".".join(platform.python_version_tuple()[:2]),
-                release=__version__,
-            )
-        )
+        self.socket = self.endpoint.connect(self._context, Channel.AGENT)
+        self.send(self.endpoint.hello())
 
     def send(self, message: Message) -> None:
         """Send a message."""
@@ -122,8 +99,7 @@ class Agent:
             timeout_s: how long to wait for the controller's welcome.
             lease_fd: read end of a pipe whose owner's death ends the agent.
         """
-        self._info = info
-        self._link = AgentLink(info, peer)
+        self._link = AgentLink(make_endpoint(info, "agent", peer))
         self._nursery = nursery
         self._timeout_s = timeout_s
         self._lease_fd = lease_fd
@@ -189,7 +165,7 @@ class Agent:
             receive_all(self._link.socket, self.handle)
             if not self._joined and self._exit_code is None and time.monotonic() > give_up:
                 self._fail(
-                    f"no answer from the controller at {pick_url(self._info)} for "
+                    f"no answer from the controller at {self._link.endpoint.url} for "
                     f"{self._timeout_s:.0f} s; is it running? Start one with `ipcontroller`, or "
                     "all of a cluster with `ipcluster start`"
                 )

@@ -14,43 +14,11 @@ import zmq
 from ipyfleet_protocol.codec import decode, encode
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import ProtocolError
-from ipyfleet_protocol.ids import Channel, PeerId, routing_id
 from ipyfleet_protocol.messages import AnyMessage, Message
 
 log = logging.getLogger("ipyfleet.engine")
 
 Handler = Callable[[AnyMessage, Sequence[Frame]], None]
-
-LINGER_MS = 1000
-
-
-def connect(
-    context: zmq.Context[zmq.Socket[bytes]],
-    peer: PeerId,
-    channel: Channel,
-    url: str,
-    keys: tuple[str, str, str] | None,
-) -> zmq.Socket[bytes]:
-    """Return a DEALER connected to the controller.
-
-    Args:
-        context: the process's context.
-        peer, channel: make the socket's identity.
-        url: where the controller listens.
-        keys: server's public key, own public key, own secret key; None for no encryption.
-    """
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.IDENTITY, routing_id(peer, channel))
-    socket.setsockopt(zmq.LINGER, LINGER_MS)
-    socket.setsockopt(zmq.RECONNECT_IVL, 20)
-    socket.setsockopt(zmq.SNDHWM, 0)
-    socket.setsockopt(zmq.RCVHWM, 0)
-    if keys is not None:
-        socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = (
-            key.encode() for key in keys
-        )
-    socket.connect(url)
-    return socket
 
 
 def receive_all(socket: zmq.Socket[bytes], handle: Handler) -> bool:

@@ -21,16 +21,15 @@ import zmq
 
 from ipyfleet_protocol.blobs import BlobStore
 from ipyfleet_protocol.columns import Frame
-from ipyfleet_protocol.connection import ConnectionInfo, pick_url
-from ipyfleet_protocol.hosts import host_id
+from ipyfleet_protocol.connection import ConnectionInfo
 from ipyfleet_protocol.ids import Channel, PeerId
 from ipyfleet_protocol.messages import AnyMessage, Closing, Refused, RunTasks
 from ipyfleet_protocol.namespace import set_namespace
 
-from . import __version__
-from .channel import TaskChannel, connect
+from .channel import TaskChannel
+from .endpoint import make_endpoint
 from .interrupts import InterruptHandler, in_user_code
-from .link import Endpoint, EngineLink, State
+from .link import EngineLink, State
 from .mark import RunningMark
 from .output import install_streams
 from .runner import TaskRunner
@@ -71,25 +70,16 @@ class Engine:
     """See the module docstring."""
 
     def __init__(self, settings: EngineSettings, kernel: FleetKernel) -> None:
-        info = settings.info
-        url = pick_url(info)
-        keys = None
-        if url.startswith("tcp://") and info.server_public:
-            keys = (info.server_public, info.public, info.secret)
         self._settings = settings
         self._kernel = kernel
-        self._endpoint = Endpoint(
-            url=url,
-            keys=keys,
-            instance=bytes.fromhex(info.instance),
-            peer=settings.peer,
+        self._endpoint = make_endpoint(
+            settings.info,
+            "engine",
+            settings.peer,
             agent=settings.agent,
-            host=host_id(),
-            release=__version__,
             wanted_id=settings.wanted_id,
-            timeout_s=settings.timeout_s,
         )
-        self._blobs = BlobStore(Path(info.blob_dir), settings.peer)
+        self._blobs = BlobStore(Path(settings.info.blob_dir), settings.peer)
         self._loop: asyncio.AbstractEventLoop
         self._runner: TaskRunner
         self._channel: TaskChannel
@@ -135,12 +125,13 @@ class Engine:
             self._endpoint,
             self._runner,
             kernel.collector,
+            timeout_s=self._settings.timeout_s,
             on_leaving=self._stop_from_link,
             clear=self._clear_namespace,
         )
         kernel.collector.on_first = self._link.arm_output
         point = self._endpoint
-        socket = connect(context, point.peer, Channel.TASK, point.url, point.keys)
+        socket = point.connect(context, Channel.TASK)
         self._channel = TaskChannel(socket, self._handle)
         self._runner.attach(self._channel)
         self._channel.send(point.attach())

@@ -19,22 +19,17 @@ from __future__ import annotations
 import enum
 import logging
 import os
-import platform
 import signal
-import socket as sockets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import zmq
 
 from ipyfleet_protocol.columns import Frame
-from ipyfleet_protocol.ids import Channel, PeerId
+from ipyfleet_protocol.ids import Channel
 from ipyfleet_protocol.messages import (
-    PROTOCOL_VERSION,
     AnyMessage,
-    Attach,
     ClearNamespace,
     Closing,
     ControlReply,
@@ -42,7 +37,6 @@ from ipyfleet_protocol.messages import (
     EngineControl,
     ErrorInfo,
     Goodbye,
-    Hello,
     Message,
     Output,
     PingEngine,
@@ -54,7 +48,8 @@ from ipyfleet_protocol.messages import (
     Welcome,
 )
 
-from .channel import connect, receive_all, send
+from .channel import receive_all, send
+from .endpoint import Endpoint
 from .output import OutputCollector
 from .runner import DUE_S, TaskRunner
 
@@ -76,52 +71,6 @@ class State(enum.Enum):
     LEAVING = "leaving"
 
 
-class Endpoint(NamedTuple):
-    """What is needed to reach the controller and to be recognised.
-
-    Attributes:
-        url: where it listens.
-        keys: CURVE keys, or None.
-        instance: 16 bytes; the run of the controller that is meant.
-        peer: this engine.
-        agent: the agent that forked it, or empty.
-        host: this host's id.
-        release: our version.
-        wanted_id: the engine id that is asked for, or -1.
-        timeout_s: how long to wait for the controller's welcome.
-    """
-
-    url: str
-    keys: tuple[str, str, str] | None
-    instance: bytes
-    peer: PeerId
-    agent: bytes
-    host: str
-    release: str
-    wanted_id: int = -1
-    timeout_s: float = 60.0
-
-    def hello(self) -> Hello:
-        """Return the engine's first message."""
-        return Hello(
-            version=PROTOCOL_VERSION,
-            role="engine",
-            peer=self.peer,
-            instance=self.instance,
-            host=self.host,
-            hostname=sockets.gethostname(),
-            pid=os.getpid(),
-            python=".".join(platform.python_version_tuple()[:2]),
-            release=self.release,
-            agent=self.agent,
-            wanted_id=self.wanted_id,
-        )
-
-    def attach(self) -> Attach:
-        """Return the first message on TASK and on OUTPUT."""
-        return Attach(PROTOCOL_VERSION, self.instance)
-
-
 class EngineLink:
     """See the module docstring.
 
@@ -136,6 +85,7 @@ class EngineLink:
         runner: TaskRunner,
         collector: OutputCollector,
         *,
+        timeout_s: float,
         on_leaving: Callable[[], None],
         clear: Callable[[], None],
     ) -> None:
@@ -145,12 +95,14 @@ class EngineLink:
             endpoint: where to.
             runner: whose tasks are recalled and dropped, whose results are sent.
             collector: whose output is sent.
+            timeout_s: how long to wait for the controller's welcome.
             on_leaving: called in the second thread when the main thread is to stop.
             clear: resets the namespace; called in the main thread.
         """
         self.state = State.JOINING
         self.exit_code = 0
         self._endpoint = endpoint
+        self._timeout_s = timeout_s
         self._runner = runner
         self._collector = collector
         self._on_leaving = on_leaving
@@ -173,8 +125,8 @@ class EngineLink:
     def start(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Connect the sockets and start the thread; the wake-up pipe gets signals from now on."""
         point = self._endpoint
-        self._control = connect(context, point.peer, Channel.CONTROL, point.url, point.keys)
-        self._output = connect(context, point.peer, Channel.OUTPUT, point.url, point.keys)
+        self._control = point.connect(context, Channel.CONTROL)
+        self._output = point.connect(context, Channel.OUTPUT)
         self._output.setsockopt(zmq.SNDHWM, OUTPUT_QUEUE_MESSAGES)
         self._output.setsockopt(zmq.LINGER, 200)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -233,7 +185,7 @@ class EngineLink:
         poller.register(self._wake_read, zmq.POLLIN)
         send(self._control, self._endpoint.hello())
         send(self._output, self._endpoint.attach())
-        give_up = time.monotonic() + self._endpoint.timeout_s
+        give_up = time.monotonic() + self._timeout_s
         results_seen = 0.0
         while self.state is not State.LEAVING:
             poller.poll(self._timeout_ms(give_up))
@@ -248,7 +200,7 @@ class EngineLink:
             if self.state is State.JOINING and now > give_up:
                 self._fail(
                     f"the controller at {self._endpoint.url} has not answered for "
-                    f"{self._endpoint.timeout_s:.0f} s"
+                    f"{self._timeout_s:.0f} s"
                 )
         self._say_goodbye()
 

@@ -25,7 +25,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from types import CoroutineType
 from typing import Any, Protocol
 
 from ipyfleet_protocol.blobs import BLOB_MIN_BYTES, BlobStore, map_blob
@@ -42,16 +41,16 @@ from ipyfleet_protocol.messages import (
     Message,
     RunTasks,
 )
-from ipyfleet_protocol.serialize import Packed, pack, unpack_call
 
 from .functions import FunctionCache, KnownFunction, planted
-from .interrupts import InterruptHandler, interruptible
+from .interrupts import InterruptHandler
 from .ipykernel_hooks import TracebackRenderer
 from .kernel import FleetKernel
 from .mark import IDLE, RunningMark
 from .output import OutputCollector, TaskOutput
 from .results import Outgoing, ResultBuffer
 from .tasks import Fate, QueuedSlice, TaskQueue
+from .usercode import Awaiting, call, finish_awaiting, run_code
 
 log = logging.getLogger("ipyfleet.engine")
 
@@ -266,10 +265,10 @@ class TaskRunner:
             if known.self_name:
                 function = known.get()
                 with planted(self._namespace, known.self_name, function):
-                    outcome = _run(known, function, payloads.pickle(at), buffers, piece.method)
+                    outcome = call(known, function, payloads.pickle(at), buffers, piece.method)
             else:
-                outcome = _run(known, known.target, payloads.pickle(at), buffers, piece.method)
-            if isinstance(outcome, _Awaiting):
+                outcome = call(known, known.target, payloads.pickle(at), buffers, piece.method)
+            if isinstance(outcome, Awaiting):
                 task = _Task(piece, index, output)
                 task.started = started
                 self._start(self._await(outcome, task, known))
@@ -317,11 +316,11 @@ class TaskRunner:
             log.error("a task was lost by a fault of the engine", exc_info=task.exception())
         self.pump()
 
-    async def _await(self, outcome: _Awaiting, task: _Task, known: KnownFunction) -> None:
+    async def _await(self, outcome: Awaiting, task: _Task, known: KnownFunction) -> None:
         piece, index, output = task.piece, task.index, task.output
         try:
             with planted(self._namespace, known.self_name, outcome.function):
-                packed = await _finish_awaiting(outcome.coroutine)
+                packed = await finish_awaiting(outcome.coroutine)
             self._finish(piece, index, output, OK, task.started, packed.pickle, packed.buffers)
         except BaseException as error:  # noqa: BLE001 - as in `_call`
             self._fail(piece, index, output, task.started, self._true_error(error))
@@ -333,7 +332,7 @@ class TaskRunner:
         at = 0 if info.shared else index
         try:
             code = str(piece.payloads.pickle(at), "utf-8")
-            reply = await _run_code(self._kernel, code, info.silent)
+            reply = await run_code(self._kernel, code, info.silent)
         except BaseException as error:  # noqa: BLE001 - as in `_call`
             self._fail(piece, index, output, started, self._true_error(error))
             failed = True
@@ -460,52 +459,3 @@ class TaskRunner:
         else:
             reason = "not run, because an execute before it in the engine's queue failed"
         self._fail_own(task, "TaskAborted", reason, ABORTED)
-
-
-class _Awaiting:
-    """The result of a call that has to be awaited."""
-
-    __slots__ = ("coroutine", "function")
-
-    def __init__(self, coroutine: Any, function: Callable[..., Any]) -> None:
-        self.coroutine = coroutine
-        self.function = function
-
-
-# The functions below are the borders between the engine's code and the user's: see `interrupts`.
-
-
-@interruptible
-def _run(
-    known: KnownFunction,
-    function: Callable[..., Any] | None,
-    pickle: memoryview,
-    buffers: Sequence[memoryview],
-    method: str,
-) -> Packed | _Awaiting:
-    if function is None:
-        function = known.get()
-    args, kwargs = unpack_call(pickle, buffers)
-    if method == "map":
-        results = list(map(function, *args))
-        if any(type(result) is CoroutineType for result in results):
-            return _Awaiting(_await_each(results), function)
-        return pack(results)
-    result = function(*args, **kwargs)
-    if type(result) is CoroutineType:
-        return _Awaiting(result, function)
-    return pack(result)
-
-
-async def _await_each(results: list[Any]) -> list[Any]:
-    return [await r if type(r) is CoroutineType else r for r in results]
-
-
-@interruptible
-async def _finish_awaiting(coroutine: Any) -> Packed:
-    return pack(await coroutine)
-
-
-@interruptible
-async def _run_code(kernel: FleetKernel, code: str, silent: bool) -> dict[str, Any]:
-    return await kernel.run_code(code, silent=silent)

@@ -1,0 +1,97 @@
+"""How an engine or agent reaches the controller, and how it introduces itself.
+
+What lives here: `Endpoint`. What must not: what is said afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket as sockets
+from typing import Any, NamedTuple
+
+import zmq
+
+from ipyfleet_protocol.connection import ConnectionInfo, pick_url
+from ipyfleet_protocol.hosts import host_id
+from ipyfleet_protocol.ids import Channel, PeerId, routing_id
+from ipyfleet_protocol.messages import PROTOCOL_VERSION, Attach, Hello, Role
+
+from . import __version__
+
+LINGER_MS = 1000
+
+
+class Endpoint(NamedTuple):
+    """One peer's view of the controller.
+
+    Attributes:
+        url: where it listens.
+        keys: server's public key, own public key, own secret key; None for no encryption.
+        instance: 16 bytes; the run of the controller that is meant.
+        role, peer: what this peer is, and its id.
+        host: this host's id.
+        agent: for an engine: the agent that started it, or empty.
+        wanted_id: for an engine: the engine id that it asks for, or -1.
+    """
+
+    url: str
+    keys: tuple[str, str, str] | None
+    instance: bytes
+    role: Role
+    peer: PeerId
+    host: str
+    agent: bytes = b""
+    wanted_id: int = -1
+
+    def hello(self) -> Hello:
+        """Return the first message of this peer."""
+        return Hello(
+            version=PROTOCOL_VERSION,
+            role=self.role,
+            peer=self.peer,
+            instance=self.instance,
+            host=self.host,
+            hostname=sockets.gethostname(),
+            pid=os.getpid(),
+            python=".".join(platform.python_version_tuple()[:2]),
+            release=__version__,
+            agent=self.agent,
+            wanted_id=self.wanted_id,
+        )
+
+    def attach(self) -> Attach:
+        """Return the first message on an engine's TASK and OUTPUT channels."""
+        return Attach(PROTOCOL_VERSION, self.instance)
+
+    def connect(self, context: zmq.Context[Any], channel: Channel) -> zmq.Socket[bytes]:
+        """Return a DEALER, connected to the controller, for one channel of this peer."""
+        socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.IDENTITY, routing_id(self.peer, channel))
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        # What tasks and results need is bounded by what the controller sends; nothing is dropped.
+        socket.setsockopt(zmq.SNDHWM, 0)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        if self.keys is not None:
+            socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = (
+                key.encode() for key in self.keys
+            )
+        socket.connect(self.url)
+        return socket
+
+
+def make_endpoint(
+    info: ConnectionInfo, role: Role, peer: PeerId, *, agent: bytes = b"", wanted_id: int = -1
+) -> Endpoint:
+    """Return the endpoint that a connection file describes.
+
+    Raises:
+        ConnectionFileUnreachable: if the controller does not listen for peers of this host.
+    """
+    url = pick_url(info)
+    keys = None
+    if url.startswith("tcp://") and info.server_public:
+        keys = (info.server_public, info.public, info.secret)
+    instance = bytes.fromhex(info.instance)
+    return Endpoint(url, keys, instance, role, peer, host_id(), agent, wanted_id)
