@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -51,12 +52,12 @@ def test_results_arrive_while_others_run(rc: ipf.Client) -> None:
         return seconds
 
     result = rc.load_balanced_view().map_async(wait_for, [0, 0, 0, 30])
-    first = [next(it) for it in [iter(result)] for _ in range(3)]
-    assert first == [0, 0, 0]
+    assert list(islice(result, 3)) == [0, 0, 0]
     assert not result.ready()
     rc.send_signal(signal.SIGINT)
-    with pytest.raises(ipf.error.RemoteError, match="KeyboardInterrupt"):
+    with pytest.raises(ipf.error.RemoteError) as caught:
         result.get(TIMEOUT_S)
+    assert "KeyboardInterrupt" in str(caught.value)
 
 
 def test_no_engine_idles_while_tasks_wait_behind_a_long_one(rc: ipf.Client) -> None:
@@ -71,7 +72,7 @@ def test_no_engine_idles_while_tasks_wait_behind_a_long_one(rc: ipf.Client) -> N
     rc.load_balanced_view().map_sync(wait_for, [0.001] * 200)
     durations = [0.001] * 100 + [20.0] + [0.001] * 200
     result = rc.load_balanced_view().map_async(wait_for, durations, ordered=False)
-    arrived = [value for value, _ in zip(result, range(300), strict=False)]
+    arrived = list(islice(result, 300))
     assert arrived == [0.001] * 300
     assert not result.ready()
     rc.send_signal(signal.SIGINT)
@@ -82,13 +83,8 @@ def test_large_arrays_arrive_intact_and_writable(rc: ipf.Client) -> None:
     """Arrays travel through shared memory, arrive writable, and leave no file behind."""
     array = np.arange(2_000_000, dtype=float)
     rc[:].push({"array": array}, block=True)
-
-    def change() -> float:
-        array[0] = 42.0
-        return float(array.sum())
-
-    expected = array.sum() + 42.0
-    assert rc[:].apply_sync(change) == [expected, expected]
+    rc[:].execute("array[0] = 42.0; total = float(array.sum())", block=True)
+    assert rc[:]["total"] == [array.sum() + 42.0] * 2
     back = rc[0]["array"]
     assert back[0] == 42.0 and np.array_equal(back[1:], array[1:])
     back[1] = 7.0
@@ -220,7 +216,8 @@ def test_death_of_an_engine(tmp_path: os.PathLike[str]) -> None:
         pids = client[:].apply_sync(os.getpid)
         direct = client[0].apply_async(time.sleep, 60)
         waiting = client[0].apply_async(os.getpid)
-        balanced = client.load_balanced_view().map_async(lambda x: x + 1, range(100), retries=1)
+        view = client.load_balanced_view(retries=1)
+        balanced = view.map_async(lambda x: x + 1, range(100))
         os.kill(pids[0], signal.SIGKILL)
         with pytest.raises(ipf.error.EngineError, match="SIGKILL"):
             direct.get(TIMEOUT_S)

@@ -50,6 +50,7 @@ def _check(cell: dict[str, Any]) -> None:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.may_leak("socket", reason="nbclient keeps an event loop for the next notebook")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path: Path, ipcluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell of the notebook does what it says, with `ipcluster start -n 4` running."""

@@ -19,7 +19,7 @@ import hypothesis
 import pytest
 
 from ipyfleet_testing.cluster import client, cluster, cluster_factory
-from ipyfleet_testing.leaks import LeakDetector, Resource
+from ipyfleet_testing.leaks import LeakDetector, Resource, cluster_of
 from ipyfleet_testing.surroundings import TOKEN_NAME, Surroundings
 
 if TYPE_CHECKING:
@@ -115,11 +115,18 @@ class LeakCheck:
         made = self._owned.pop(fixturedef, None)
         if not made:
             return
+        clusters = {cluster_of(resource) for resource in made} - {""}
         there_before = {
-            resource for resource in self._detector.list_resources() if resource not in made
+            resource
+            for resource in self._detector.list_resources()
+            if resource not in made and cluster_of(resource) not in clusters
         }
         leaks = self._detector.wait_leaks(there_before, self._all_owned(), self._grace_s)
-        leaks = {resource: text for resource, text in leaks.items() if resource in made}
+        leaks = {
+            resource: text
+            for resource, text in leaks.items()
+            if resource in made or cluster_of(resource) in clusters
+        }
         if leaks:
             self._detector.remove(leaks)
             name = f"the {fixturedef.scope}'s fixture {fixturedef.argname!r}"
