@@ -26,7 +26,7 @@ from ipyfleet_controller.scheduler.instructions import (
 from ipyfleet_controller.scheduler.validate import validate, validate_placed
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import SliceFrames, decode, decode_part, encode, encode_part, split
-from ipyfleet_protocol.columns import PayloadWriter, Payloads, float64_column
+from ipyfleet_protocol.columns import Payloads, PayloadWriter, float64_column
 from ipyfleet_protocol.connection import ConnectionInfo, load_connection_file, pick_url
 from ipyfleet_protocol.ids import Channel, EngineId, PeerId, new_peer_id, routing_id
 
@@ -207,7 +207,9 @@ class Bench:
         raise AssertionError("the tasks do not end")
 
     def warm(self) -> None:
-        """Let engines run enough of the tests' function that they may hold hundreds of such tasks."""
+        """Let engines run enough of the tests' function that they may hold hundreds of such
+        tasks.
+        """
         first = self.warmed
         self.warmed += 4096
         self.submit(first, 4096, PeerId(b"warm" * 4))
@@ -289,7 +291,15 @@ class Dealers:
     def hello(self, role: str, peer_id: PeerId, /, **changes: Any) -> m.Hello:
         """Return the Hello of a peer, with some fields changed."""
         hello = m.Hello(
-            m.PROTOCOL_VERSION, role, peer_id, self.instance, self.info.host, "here", 1, "3.11", "0.1.0"
+            m.PROTOCOL_VERSION,
+            role,
+            peer_id,
+            self.instance,
+            self.info.host,
+            "here",
+            1,
+            "3.11",
+            "0.1.0",
         )
         for name, value in changes.items():
             setattr(hello, name, value)

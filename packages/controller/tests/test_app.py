@@ -22,7 +22,9 @@ def _left(process: Any, info: Any) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_files_are_private_and_gone_after_a_signal(start: Any, number: int) -> None:
-    """Connection files have rights 0600 in a directory 0700; a signal ends the process with code 0."""
+    """Connection files have rights 0600 in a directory 0700; a signal ends the process with code
+    0.
+    """
     process = start()
     info = process.info()
     security = process.profile / "security"
@@ -80,7 +82,9 @@ def test_what_a_killed_controller_left_is_cleaned_up_by_the_next(start: Any) -> 
 
 
 def test_a_port_in_use_is_told_in_one_line(start: Any) -> None:
-    """A port that another process has ends the controller with code 1 and one line that says what to do."""
+    """A port that another process has ends the controller with code 1 and one line that says
+    what to do.
+    """
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -24,7 +24,8 @@ def _id(seq: int) -> str:
 
 def _group(first: int, count: int, **changes: Any) -> GroupEntry:
     fields: dict[str, Any] = {
-        "label": "", "method": "apply", "placement": "balanced", "name": "f", "submitted": 1000.0 + first,
+        "label": "", "method": "apply", "placement": "balanced", "name": "f", "submitted": 1000.0
+        + first,
     }  # fmt: skip
     return GroupEntry(CLIENT, first, count, **(fields | changes))
 

@@ -54,7 +54,9 @@ def test_hwm_bounds_what_an_engine_holds(make_bench: Any) -> None:
 
 
 def test_direct_tasks_are_sent_at_once_and_in_order(bench: Any) -> None:
-    """Direct tasks reach their engine in the order of submission, ahead of waiting balanced ones."""
+    """Direct tasks reach their engine in the order of submission, ahead of waiting balanced
+    ones.
+    """
     bench.join(0, 1)
     bench.submit(0, 100)
     bench.submit(100, 4, placement="direct", targets=[0, 1, 0, 1], method="execute", shared=True)
@@ -116,7 +118,9 @@ def test_the_task_that_the_agent_names_is_blamed(bench: Any) -> None:
 
 
 def test_a_failed_task_with_retries_runs_on_another_engine(bench: Any) -> None:
-    """A failure is not told while attempts are left; the next attempt avoids the engine that failed."""
+    """A failure is not told while attempts are left; the next attempt avoids the engine that
+    failed.
+    """
     bench.join(0, 1)
     bench.submit(0, 1, retries=2)
     first = next(engine for engine in (0, 1) if bench.held[engine])
@@ -344,8 +348,8 @@ def test_the_story_of_a_task_tells_where_it_was(bench: Any) -> None:
     """`story` names each step of one task."""
     bench.join(3)
     bench.submit(0, 1)
-    story = bench.core.story(bench.CLIENT, 0)
-    assert [step.split(" ", 1)[1] for step in story] == ["submitted", "placed at engine 3", "PLACED"]
+    steps = [step.split(" ", 1)[1] for step in bench.core.story(bench.CLIENT, 0)]
+    assert steps == ["submitted", "placed at engine 3", "PLACED"]
 
 
 @pytest.mark.parametrize("source", State)

@@ -30,7 +30,9 @@ picks = st.integers(0, 10**6)
 
 
 class Histories(RuleBasedStateMachine):
-    """Engines and clients do what they like; `Bench.feed` checks all invariants after each event."""
+    """Engines and clients do what they like; `Bench.feed` checks all invariants after each
+    event.
+    """
 
     def __init__(self, make_bench: Callable[[], Any]) -> None:
         super().__init__()
@@ -68,13 +70,13 @@ class Histories(RuleBasedStateMachine):
     ) -> None:
         first = self.next_seq[client] + gap
         self.next_seq[client] = first + count
-        self.bench.submit(
-            first, count, client, retries=retries, targets=engines, digest=digest
-        )
+        self.bench.submit(first, count, client, retries=retries, targets=engines, digest=digest)
         self.gaps |= {(client, seq) for seq in range(first - gap, first)}
 
     @rule(
-        client=clients, engines=st.lists(st.integers(0, 8), min_size=1, max_size=8), shared=st.booleans()
+        client=clients,
+        engines=st.lists(st.integers(0, 8), min_size=1, max_size=8),
+        shared=st.booleans(),
     )
     def submit_direct(self, client: bytes, engines: list[int], shared: bool) -> None:
         first = self.next_seq[client]
@@ -133,15 +135,14 @@ class Histories(RuleBasedStateMachine):
     def _drop(self, drop: SendDrop) -> None:
         engine = int(drop.peer[7:])
         wanted = {
-            seq
-            for piece in drop.ranges
-            for seq in range(piece.first, piece.first + piece.count)
+            seq for piece in drop.ranges for seq in range(piece.first, piece.first + piece.count)
         }
         for task in list(self.bench.held.get(engine, [])[1:]):
-            if task[0] == drop.client and task[1] in wanted:
-                if task in self.bench.held[engine]:
-                    self.bench.held[engine].remove(task)
-                    self.bench.feed(self.bench.results(engine, [task], [m.ABORTED]))
+            if task[0] != drop.client or task[1] not in wanted:
+                continue
+            if task in self.bench.held[engine]:
+                self.bench.held[engine].remove(task)
+                self.bench.feed(self.bench.results(engine, [task], [m.ABORTED]))
 
     @rule(step=st.sampled_from([0.0001, 0.003, 0.02, 6.0]))
     def wait(self, step: float) -> None:
@@ -152,7 +153,7 @@ class Histories(RuleBasedStateMachine):
     def direct_and_balanced_are_in_order(self) -> None:
         for held in self.bench.held.values():
             last: dict[bytes, int] = {}
-            for client, seq, attempt, _ in held:
+            for client, seq, _, _ in held:
                 direct = self._is_direct(client, seq)
                 if direct:
                     assert seq > last.get(client, -1), "direct tasks out of order"
@@ -182,8 +183,12 @@ class Histories(RuleBasedStateMachine):
 def test_every_task_of_a_random_history_ends_exactly_once(
     make_bench: Callable[[], Any],
 ) -> None:
-    """Whatever engines and clients do, each task ends once and no engine idles beside waiting work."""
+    """Whatever engines and clients do, each task ends once and no engine idles beside waiting
+    work.
+    """
     run_state_machine_as_test(
         partial(Histories, make_bench),
-        settings=settings(max_examples=100, stateful_step_count=50, deadline=None, report_multiple_bugs=False),
+        settings=settings(
+            max_examples=100, stateful_step_count=50, deadline=None, report_multiple_bugs=False
+        ),
     )

@@ -1,10 +1,10 @@
 """Keys for traffic that leaves the host: who may connect over TCP.
 
-What lives here: `KeyRing` (the cluster's three key pairs) and `Doorkeeper` (answers the socket library's
-questions about connecting keys, in the router's own loop). A connection over TCP is encrypted and mutually
-authenticated with CURVE (http://curvezmq.org); the question and its answer are ZAP,
-https://rfc.zeromq.org/spec/27/. Only two public keys are admitted, and a connection's key decides for ever
-whether it is a client's or an engine's.
+What lives here: `KeyRing` (the cluster's three key pairs) and `Doorkeeper` (answers the socket
+library's questions about connecting keys, in the router's own loop). A connection over TCP is
+encrypted and mutually authenticated with CURVE (http://curvezmq.org); the question and its answer
+are ZAP, https://rfc.zeromq.org/spec/27/. Only two public keys are admitted, and a connection's
+key decides for ever whether it is a client's or an engine's.
 """
 
 from __future__ import annotations

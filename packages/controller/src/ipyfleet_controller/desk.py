@@ -1,7 +1,8 @@
 """The desk: writes down what happens, in batches, and answers questions about it.
 
-What lives here: `Desk`. The router tells it of groups and results on the hot path, where that costs an
-append; `flush` writes them when the router has nothing better to do. What must not: sockets.
+What lives here: `Desk`. The router tells it of groups and results on the hot path, where that
+costs an append; `flush` writes them when the router has nothing better to do. What must not:
+sockets.
 """
 
 from __future__ import annotations

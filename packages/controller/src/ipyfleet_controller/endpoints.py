@@ -1,7 +1,7 @@
 """Where a controller listens and what it leaves on disk: sockets, connection files, shared memory.
 
-What lives here: `ControllerSite`. `open` takes everything, `close` removes it; nothing else in the package
-writes files. What must not: the loop.
+What lives here: `ControllerSite`. `open` takes everything, `close` removes it; nothing else in
+the package writes files. What must not: the loop.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ class ControllerSite:
         """Bind the socket; peers can connect, but nobody knows where until `publish`.
 
         Raises:
-            SiteError: if a live controller is here already, or the port or a directory cannot be had.
+            SiteError: if a live controller is here already, or the port or a directory cannot be
+            had.
         """
         self._evict_stale()
         self._context = zmq.Context()
@@ -151,7 +152,9 @@ class ControllerSite:
         _remove_traces(self._runtime_dir, self.blob_dir)
 
     def _evict_stale(self) -> None:
-        """Make sure that the connection files are nobody's; clean up after a controller that crashed."""
+        """Make sure that the connection files are nobody's; clean up after a controller that
+        crashed.
+        """
         for path in self._files.values():
             if not path.exists():
                 continue

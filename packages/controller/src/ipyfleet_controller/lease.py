@@ -1,7 +1,8 @@
 """What makes the controller end: signals, and the lease of whoever started it.
 
-What lives here: `SignalPipe` and `read_lease`. A lease is the read end of a pipe whose write end the owner holds
-and never writes to: when the owner is gone, whatever way it went, reading says so.
+What lives here: `SignalPipe` and `read_lease`. A lease is the read end of a pipe whose write end
+the owner holds and never writes to: when the owner is gone, whatever way it went, reading says
+so.
 """
 
 from __future__ import annotations

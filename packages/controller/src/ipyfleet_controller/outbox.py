@@ -1,8 +1,8 @@
 """Sending to peers through the one ROUTER, whatever their state.
 
-What lives here: `Outbox`. A send never blocks: what a peer's full pipe does not take waits here, in order. Of
-that, output is given up first when it grows beyond a bound, and what was given up is told; results and tasks
-are never dropped. What must not: decisions about what to send.
+What lives here: `Outbox`. A send never blocks: what a peer's full pipe does not take waits here,
+in order. Of that, output is given up first when it grows beyond a bound, and what was given up is
+told; results and tasks are never dropped. What must not: decisions about what to send.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ class Outbox:
 
 
 def _without_content(message: Output, frames: Sequence[Frame]) -> Output:
-    """Return output with each item's content replaced by its size, so that the count stays right."""
+    """Return output with each item's content replaced by its size, so that the count stays
+    right.
+    """
     items = []
     position = 0
     for item in message.items:

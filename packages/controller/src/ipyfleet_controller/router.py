@@ -1,11 +1,11 @@
 """The driver: one loop around one ROUTER socket. It receives, feeds the pure cores, performs.
 
-What lives here: `Router`. What must not: decisions about tasks or peers; those are the scheduler's and
-the hub's. Payload frames are never looked into and never copied on their way.
+What lives here: `Router`. What must not: decisions about tasks or peers; those are the
+scheduler's and the hub's. Payload frames are never looked into and never copied on their way.
 
-One turn of the loop: wait; take in what has arrived; let the scheduler place once; send what had to
-wait; write records when nothing else is to be done. Nothing runs by the clock unless somebody asked to be
-woken, so an idle controller uses no CPU.
+One turn of the loop: wait; take in what has arrived; let the scheduler place once; send what had
+to wait; write records when nothing else is to be done. Nothing runs by the clock unless somebody
+asked to be woken, so an idle controller uses no CPU.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ RETRY_S = 0.005
 """How often a peer with a full pipe is tried again."""
 
 PROBE_AFTER_S = (0.0, 0.005, 0.030, 0.120)
-"""When peers are probed after a connection broke: the socket forgets a dead peer with some delay."""
+"""When peers are probed after a connection broke: the socket forgets a dead peer with some
+delay.
+"""
 
 _PROBE = encode(m.Probe())
 

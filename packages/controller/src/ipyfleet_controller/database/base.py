@@ -1,10 +1,11 @@
 """What a database of task records can do, and what it is given.
 
-What lives here: the interface `TaskDatabase`, the entries written to it, and the fields of a record. What
-must not: storage.
+What lives here: the interface `TaskDatabase`, the entries written to it, and the fields of a
+record. What must not: storage.
 
-A **record** is a dictionary with the keys of `FIELDS`. Times are seconds since the epoch, None for "not
-yet"; so ``{"completed": None}`` finds pending tasks and ``{"completed": {"$ne": None}}`` ended ones.
+A **record** is a dictionary with the keys of `FIELDS`. Times are seconds since the epoch, None
+for "not yet"; so ``{"completed": None}`` finds pending tasks and ``{"completed": {"$ne": None}}``
+ended ones.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class ResultsEntry(msgspec.Struct):
 
 
 class StoredResult(msgspec.Struct):
-    """The payload of an ended task: pickle frame, then buffers, of which some may be blob handles."""
+    """The payload of an ended task: pickle frame, then buffers, of which some may be blob
+    handles.
+    """
 
     frames: list[Frame]
     blobs: bytes
@@ -85,7 +88,9 @@ class TaskDatabase(Protocol):
     """
 
     def write(self, entries: Iterable[GroupEntry | ResultsEntry]) -> None:
-        """Take in entries, in the order in which things happened. Results of unknown tasks are ignored."""
+        """Take in entries, in the order in which things happened. Results of unknown tasks are
+        ignored.
+        """
         ...
 
     def get(self, msg_id: str) -> Record | None:

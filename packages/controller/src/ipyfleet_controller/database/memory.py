@@ -1,7 +1,8 @@
 """Records in memory, bounded by number and bytes.
 
-What lives here: `MemoryDatabase`. A group is kept as compact columns and a record is made of them when
-somebody asks. The oldest groups all of whose tasks have ended are dropped when a bound is exceeded.
+What lives here: `MemoryDatabase`. A group is kept as compact columns and a record is made of them
+when somebody asks. The oldest groups all of whose tasks have ended are dropped when a bound is
+exceeded.
 """
 
 from __future__ import annotations

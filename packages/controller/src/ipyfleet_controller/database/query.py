@@ -1,8 +1,8 @@
 """The query language of task records.
 
-What lives here: `matches`. A query is a dictionary of field to value, or of field to a dictionary of operators;
-all must hold. A value that is None means "not yet": only `$eq`, `$ne`, `$in`, `$nin` and `$exists` see it,
-the others do not match it.
+What lives here: `matches`. A query is a dictionary of field to value, or of field to a dictionary
+of operators; all must hold. A value that is None means "not yet": only `$eq`, `$ne`, `$in`,
+`$nin` and `$exists` see it, the others do not match it.
 """
 
 from __future__ import annotations

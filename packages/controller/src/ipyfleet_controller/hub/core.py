@@ -1,11 +1,11 @@
 """The hub: who joins, who leaves, and what clients ask; a pure state machine.
 
-What lives here: `HubCore` with its one door, `handle`. What must not: sockets, clocks, threads. Time is
-an argument (`now`, seconds of a clock that only grows).
+What lives here: `HubCore` with its one door, `handle`. What must not: sockets, clocks, threads.
+Time is an argument (`now`, seconds of a clock that only grows).
 
-An engine's end has many messengers (its Goodbye, its agent's report, a socket without a peer) and one
-place, `_lose_engine`. Between the news and that, an engine is *leaving*: it gets no new tasks, and its
-last results, which may still be on their way, are accepted.
+An engine's end has many messengers (its Goodbye, its agent's report, a socket without a peer) and
+one place, `_lose_engine`. Between the news and that, an engine is *leaving*: it gets no new
+tasks, and its last results, which may still be on their way, are accepted.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ class MessageEvent(msgspec.Struct):
     Attributes:
         peer, channel: the sender, by its socket identity.
         message: checked.
-        key_role: whose key the connection was made with, "client" or "engine"; None where the connection
-            needs no key.
+        key_role: whose key the connection was made with, "client" or "engine"; None where the
+            connection needs no key.
     """
 
     peer: PeerId

@@ -74,7 +74,9 @@ class Registry:
         return entry
 
     def add(self, hello: Hello) -> Peer:
-        """Let a peer in; an engine gets its id: the wanted one if it was never given, else the next."""
+        """Let a peer in; an engine gets its id: the wanted one if it was never given, else the
+        next.
+        """
         peer = PeerId(hello.peer)
         self._half_open.pop(peer, None)
         entry = Peer(peer, hello.role, hello.host, hello.hostname, hello.pid)

@@ -1,16 +1,18 @@
 """The scheduler: which task runs where, as a pure state machine.
 
-What lives here: `SchedulerCore` with its one door, `handle`. What must not: sockets, clocks, threads,
-randomness. Time is an argument (`now`, seconds of a clock that only grows).
+What lives here: `SchedulerCore` with its one door, `handle`. What must not: sockets, clocks,
+threads, randomness. Time is an argument (`now`, seconds of a clock that only grows).
 
 Theory of operation
 -------------------
-Groups come in with `SubmitEvent` and are cut into runs. A run of balanced tasks waits in `waiting` until
-`PlaceEvent` hands (parts of) it to engines; a run of direct tasks waits at its engine. `ResultsEvent` ends
-tasks, or makes them wait again when they have attempts left. `EngineLostEvent` is the one place where
-an engine's death is dealt with. Nothing here costs time in proportion to the number of waiting tasks.
+Groups come in with `SubmitEvent` and are cut into runs. A run of balanced tasks waits in `waiting`
+until `PlaceEvent` hands (parts of) it to engines; a run of direct tasks waits at its engine.
+`ResultsEvent` ends tasks, or makes them wait again when they have attempts left. `EngineLostEvent`
+is the one place where an engine's death is dealt with. Nothing here costs time in proportion to
+the number of waiting tasks.
 
-Each event is handled by the method in `_HANDLERS`, which returns instructions; no handler calls another.
+Each event is handled by the method in `_HANDLERS`, which returns instructions; no handler calls
+another.
 """
 
 from __future__ import annotations
@@ -225,7 +227,8 @@ class SchedulerCore:
                 offset = part.ordinal - piece.ordinal
                 group = part.group
                 if message.client != group.client or piece.first + offset != group.seq(part.start):
-                    # The engine is wrong about what it ran. Its word is worth nothing for these tasks.
+                    # The engine is wrong about what it ran. Its word is worth nothing for these
+                    # tasks.
                     run = Run(group, part.start, part.start + part.n_tasks, part.attempt)
                     error = _engine_error(engine, "it answered for another task", group)
                     out += self.state.end([(run, error)], State.PLACED, now)
@@ -243,7 +246,9 @@ class SchedulerCore:
     def _settle(
         self, engine: EngineQueue, part: Slice, piece: ResultSlice, offset: int, now: float
     ) -> list[tuple[int, int]]:
-        """End the tasks of a slice, or let them run again; return what the client is to see of `piece`."""
+        """End the tasks of a slice, or let them run again; return what the client is to see of
+        `piece`.
+        """
         group, count = part.group, part.n_tasks
         status = piece.status[offset : offset + count]
         started, completed = read_float64(piece.started), read_float64(piece.completed)

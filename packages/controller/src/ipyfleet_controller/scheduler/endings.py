@@ -31,12 +31,16 @@ _NAN = float64_column([math.nan])
 def own_error(
     ename: str, evalue: str = "", *, engine_id: int = NO_ENGINE, uuid: str = "", method: str = ""
 ) -> ErrorInfo:
-    """Return an error that the system itself makes; `ename` is a class of `ipyfleet_protocol.errors`."""
+    """Return an error that the system itself makes; `ename` is a class of
+    `ipyfleet_protocol.errors`.
+    """
     return ErrorInfo(ename, evalue, [], engine_id, uuid, method, own=True)
 
 
 def ending_slice(run: Run, error: ErrorInfo) -> tuple[ResultSlice, list[Frame]]:
-    """Return the results that end all tasks of a run with an error, aborted if it is a `TaskAborted`."""
+    """Return the results that end all tasks of a run with an error, aborted if it is a
+    `TaskAborted`.
+    """
     count = len(run)
     status = ABORTED if error.ename == "TaskAborted" else FAILED
     info = encode_part(error)

@@ -1,7 +1,7 @@
 """What one engine has been given and has not answered.
 
-What lives here: `Slice` (tasks placed together) and `EngineQueue` (an engine's outstanding slices in
-the order of their ordinals, and the direct tasks that wait for it). What must not: decisions.
+What lives here: `Slice` (tasks placed together) and `EngineQueue` (an engine's outstanding slices
+in the order of their ordinals, and the direct tasks that wait for it). What must not: decisions.
 
 Every change costs O(outstanding slices), and the usual one, a result for the oldest slice, O(1).
 """
@@ -61,8 +61,8 @@ class EngineQueue:
         progress_at: when it last answered, or when it got work after having none.
         used_at: when it last got a task.
         is_leaving: it is known to go, or to be gone; it gets nothing any more.
-        is_stuck: it was asked for what waits behind its running task; it gets no balanced tasks until it
-            has answered some.
+        is_stuck: it was asked for what waits behind its running task; it gets no balanced tasks
+            until it has answered some.
         recall: first and last ordinal of the recall that it has not answered.
         recall_not_before: no recall until then: the last one brought nothing.
     """
@@ -203,7 +203,9 @@ class EngineQueue:
         return removed
 
     def last_recallable(self) -> tuple[int, int] | None:
-        """Return first and last ordinal of the last block of balanced tasks behind the oldest task."""
+        """Return first and last ordinal of the last block of balanced tasks behind the oldest
+        task.
+        """
         first = last = None
         for piece in reversed(self._slices):
             if piece.constraint is not None:

@@ -21,7 +21,9 @@ class EngineJoinedEvent(msgspec.Struct):
 
 
 class EngineLeavingEvent(msgspec.Struct):
-    """An engine is known to go, or to be gone; its last results may still arrive. Place nothing there."""
+    """An engine is known to go, or to be gone; its last results may still arrive. Place nothing
+    there.
+    """
 
     engine_id: EngineId
 
@@ -78,7 +80,9 @@ class CancelEvent(msgspec.Struct):
 
 
 class PlaceEvent(msgspec.Struct):
-    """Place what can be placed. The driver sends it once per turn of its loop, after all that had arrived."""
+    """Place what can be placed. The driver sends it once per turn of its loop, after all that
+    had arrived.
+    """
 
 
 class TickEvent(msgspec.Struct):

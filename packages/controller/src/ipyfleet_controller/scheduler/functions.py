@@ -13,7 +13,9 @@ from ipyfleet_protocol.ids import EngineId, PeerId
 from ipyfleet_protocol.messages import Function
 
 KNOWN_PER_ENGINE = 2048
-"""Functions that an engine is believed to hold; it holds at least 4096, so it never lacks one of these."""
+"""Functions that an engine is believed to hold; it holds at least 4096, so it never lacks one of
+these.
+"""
 
 REMEMBERED_MAX_BYTES = 1 << 20
 """Larger functions are not kept by engines; they travel with every slice."""

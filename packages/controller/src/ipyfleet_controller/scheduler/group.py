@@ -1,7 +1,7 @@
 """Groups of tasks as compact columns.
 
-What lives here: `TaskGroup`, one state byte per task and the payload frames of all, and the table of
-legal transitions. What must not: any notion of engines or queues.
+What lives here: `TaskGroup`, one state byte per task and the payload frames of all, and the table
+of legal transitions. What must not: any notion of engines or queues.
 
     QUEUED ──► PLACED ──► OK | FAILED | ABORTED
       ▲          │
@@ -167,8 +167,8 @@ class TaskGroup:
 class GroupIndex:
     """The groups of one client that have not ended, found by sequence number.
 
-    Groups arrive with growing sequence numbers, so they are a sorted list; ended ones are swept out when
-    they are half of it, which is O(1) per group on average.
+    Groups arrive with growing sequence numbers, so they are a sorted list; ended ones are swept
+    out when they are half of it, which is O(1) per group on average.
     """
 
     __slots__ = ("_groups", "_n_done", "next_seq")

@@ -1,8 +1,8 @@
 """Which tasks go to which engine now.
 
-What lives here: `Placer`. Direct tasks go first and at once, as far as bytes allow. Balanced tasks are handed out
-in rounds: in the order of the scheme each engine gets a slice, at most its share of what waits and at
-most what `prefetch` allows, until nothing waits or nobody has room.
+What lives here: `Placer`. Direct tasks go first and at once, as far as bytes allow. Balanced
+tasks are handed out in rounds: in the order of the scheme each engine gets a slice, at most its
+share of what waits and at most what `prefetch` allows, until nothing waits or nobody has room.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Placer:
         state = self._state
         ranked = self._scheme.rank(state.open, now)
         while ranked and state.waiting.n_tasks:
-            # Fill up to an equal level, so that work taken back from one engine does not return to it.
+            # Fill up to an equal level, so that work taken back from one engine does not return
+            # to it.
             n_tasks = state.waiting.n_tasks + sum(engine.n_tasks for engine in ranked)
             level = -(-n_tasks // len(ranked))
             ranked = [

@@ -3,9 +3,10 @@
 What lives here: `Estimates`, the durations seen per kind of task, and `room`, the number of further
 tasks that an engine may be given. What must not: queues, messages.
 
-The aim is some 10 ms of work at each engine: enough to hide the round trip, little enough to bind late. A
-kind of task is a function (by digest), or all `execute` calls of a client. Of a kind never seen an engine
-gets one task; the number at most doubles each time that as many tasks have come back.
+The aim is some 10 ms of work at each engine: enough to hide the round trip, little enough to bind
+late. A kind of task is a function (by digest), or all `execute` calls of a client. Of a kind
+never seen an engine gets one task; the number at most doubles each time that as many tasks have
+come back.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ TASK_FLOOR_S = 6e-6
 """What a task costs an engine beyond the time that user code takes."""
 
 PAIR_BELOW_S = 0.050
-"""An engine may hold a second task while it runs one, if tasks are shorter than this; otherwise the gap
-between two tasks is too small to matter, and binding late is worth more."""
+"""An engine may hold a second task while it runs one, if tasks are shorter than this; otherwise the
+gap between two tasks is too small to matter, and binding late is worth more.
+"""
 
 MAX_KINDS = 4096
 """Kinds of tasks to remember; the one unused for longest is forgotten first."""

@@ -1,8 +1,8 @@
 """When an engine has nothing to do and another has too much: what to ask back.
 
-What lives here: `Stealer`. An engine that hangs in a long task is asked for everything behind that task; one that
-makes progress is asked for a part of its tail. Engines with less than `WORTH_S` of work are left alone: they
-are done before the answer is here.
+What lives here: `Stealer`. An engine that hangs in a long task is asked for everything behind
+that task; one that makes progress is asked for a part of its tail. Engines with less than
+`WORTH_S` of work are left alone: they are done before the answer is here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Tasks that wait for an engine: runs of tasks, in lanes, one set of lanes per client.
 
-What lives here: `Run` (tasks of one group with the same attempt number that wait together), `Lane` (the
-runs of one client that may go to the same engines, in sequence order) and `WaitingTasks` (all
-lanes, round-robin over clients). What must not: decisions about engines' load.
+What lives here: `Run` (tasks of one group with the same attempt number that wait together),
+`Lane` (the runs of one client that may go to the same engines, in sequence order) and
+`WaitingTasks` (all lanes, round-robin over clients). What must not: decisions about engines'
+load.
 
-A million queued tasks are some hundred runs. Taking tasks from the front of a lane costs O(1), putting some
-back O(log runs).
+A million queued tasks are some hundred runs. Taking tasks from the front of a lane costs O(1),
+putting some back O(log runs).
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class Lane:
             return head
         taken = Run(head.group, head.start, head.start + count, head.attempt)
         head.start += count
-        # Its number has grown and is still the lowest: runs are disjoint. The order of the heap holds.
+        # Its number has grown and is still the lowest: runs are disjoint. The order of the heap
+        # holds.
         self._heap[0] = (head.first_seq, head)
         self.n_tasks -= count
         return taken
@@ -161,7 +163,9 @@ class WaitingTasks:
         self.n_tasks += len(run)
 
     def lanes_in_turn(self) -> Iterator[Lane]:
-        """Yield lanes, the client first whose turn it is, and of one client the oldest task first."""
+        """Yield lanes, the client first whose turn it is, and of one client the oldest task
+        first.
+        """
         for client in self._turn:
             lanes = self._lanes[client]
             if len(lanes) == 1:

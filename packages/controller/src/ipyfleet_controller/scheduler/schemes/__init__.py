@@ -9,8 +9,8 @@ from ..engine_queue import EngineQueue
 
 
 class Scheme(Protocol):
-    """Ranks engines. Called by the scheduler whenever balanced tasks wait, with the engines that may have
-    room for more; it must not change them.
+    """Ranks engines. Called by the scheduler whenever balanced tasks wait, with the engines that
+    may have room for more; it must not change them.
     """
 
     def rank(self, engines: Iterable[EngineQueue], now: float) -> list[EngineQueue]:
