@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import operator
 from pathlib import Path
 
 import pytest
 
 import ipyfleet_controller
+from ipyfleet_protocol.table import TABLE
 
 FORBIDDEN = {"zmq", "asyncio", "socket", "threading", "time", "random", "os", "secrets", "uuid"}
 SOURCE = Path(ipyfleet_controller.__file__).parent
@@ -35,3 +38,13 @@ def test_the_packages_other_than_protocol_are_not_imported() -> None:
     siblings = {f"ipyfleet_{name}" for name in ("engine", "client", "magics", "cluster")}
     for path in SOURCE.glob("**/*.py"):
         assert not _imports(path) & (siblings | {"ipyfleet"}), path
+
+
+def test_the_handlers_that_the_table_names_exist() -> None:
+    """Each handler of ours in the table of messages is a function of ours."""
+    named = {handler for entry in TABLE for handler in entry.handlers}
+    ours = sorted(name for name in named if name.startswith("ipyfleet_controller"))
+    assert len(ours) == 3
+    for name in ours:
+        module, _, path = name.partition(":")
+        assert callable(operator.attrgetter(path)(importlib.import_module(module)))

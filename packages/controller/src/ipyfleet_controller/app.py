@@ -5,6 +5,7 @@ What lives here: the Application. What must not: what a controller does; that is
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -109,6 +110,8 @@ class IPController(Application):
                             self._cluster_file().unlink(missing_ok=True)
 
                     router.add_reader(self.lease_fd, on_lease)
+                # What is there now stays to the end; the collector need not look at it each time.
+                gc.freeze()
                 site.publish()
                 router.run()
             finally:

@@ -8,13 +8,13 @@ sockets.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
 import msgspec
 
 from ipyfleet_protocol import messages as m
-from ipyfleet_protocol.codec import split
+from ipyfleet_protocol.codec import SliceFrames
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.ids import EngineId
 
@@ -38,7 +38,7 @@ class Desk:
         self._database = database
         self._registry = registry
         self._state = state
-        self._groups_and_results: list[GroupEntry | tuple[m.Results, Sequence[Frame], str]] = []
+        self._groups_and_results: list[GroupEntry | tuple[m.Results, list[SliceFrames], str]] = []
 
     def note_group(self, group: TaskGroup, submitted: float) -> None:
         """Note that a group was submitted at a time (seconds since the epoch)."""
@@ -56,11 +56,11 @@ class Desk:
             )
         )
 
-    def note_results(self, message: m.Results, frames: Sequence[Frame]) -> None:
-        """Note results that were delivered."""
+    def note_results(self, message: m.Results, parts: list[SliceFrames]) -> None:
+        """Note results that were delivered, with the frames of each slice."""
         engine = self._registry.engines.get(EngineId(message.engine))
         uuid = engine.peer.hex() if engine else ""
-        self._groups_and_results.append((message, frames, uuid))
+        self._groups_and_results.append((message, parts, uuid))
         if len(self._groups_and_results) >= FLUSH_ENTRIES:
             self.flush()
 
@@ -169,7 +169,7 @@ class Desk:
 
 
 def _entries(
-    message: m.Results, frames: Sequence[Frame], uuid: str, now: float
+    message: m.Results, parts: list[SliceFrames], uuid: str, now: float
 ) -> list[ResultsEntry]:
     return [
         ResultsEntry(
@@ -185,7 +185,7 @@ def _entries(
             piece.columns,
             part.payload,
         )
-        for piece, part in zip(message.slices, split(message, frames), strict=True)
+        for piece, part in zip(message.slices, parts, strict=True)
     ]
 
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, cast
 import zmq
 
 from ipyfleet_protocol import messages as m
-from ipyfleet_protocol.codec import decode, encode, split, split_output
+from ipyfleet_protocol.codec import SliceFrames, decode, encode, split, split_output
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import ProtocolError
 from ipyfleet_protocol.ids import Channel, PeerId, split_routing_id
@@ -74,6 +74,7 @@ class Router:
         self._wakes: list[float] = []
         self._monitor: zmq.Socket[bytes] | None = None
         self._received: tuple[Frame, Sequence[Frame]] = (b"", ())
+        self._parts: list[SliceFrames] = []
         self._must_place = False
         self._is_over = False
         self.checks_keys = False
@@ -236,7 +237,7 @@ class Router:
         self._feed_scheduler(sev.CancelEvent(peer, message.ranges))
 
     def _take_results(self, peer: PeerId, message: m.Results, frames: Sequence[Frame]) -> None:
-        split(message, frames)  # a client must be able to rely on what is forwarded
+        self._parts = split(message, frames)  # a client must be able to rely on what is forwarded
         engine_id = self._hub.registry.peers[peer].engine_id
         if message.engine != engine_id:
             raise ProtocolError(f"engine {engine_id} calls itself {message.engine}")
@@ -332,7 +333,8 @@ class Router:
         if client in self._hub.registry.peers:
             header = self._received[0] if what.untouched else encode(message)
             self._outbox.send(client, Channel.CLIENT, header, what.frames)
-        self._desk.note_results(message, what.frames)
+        parts = self._parts if what.untouched else split(message, what.frames)
+        self._desk.note_results(message, parts)
 
     def _do_record_group(self, what: sins.RecordGroup) -> None:
         self._desk.note_group(what.group, time.time())

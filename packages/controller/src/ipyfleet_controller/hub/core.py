@@ -209,8 +209,9 @@ class HubCore:
             WakeAt(now + SWEEP_AFTER_S),
             TellScheduler(sev.EngineLostEvent(engine.engine_id, engine.reason, engine.running)),
         ]
-        for client, request in sorted(engine.requests):
-            out += self._reply_control(client, request, engine.engine_id, error)
+        for (client, request), was_stop in engine.requests.items():
+            answer = None if was_stop else error
+            out += self._reply_control(client, request, engine.engine_id, answer)
         return out + self._tell_clients(m.EnginesChanged(lost=[lost]))
 
     # -- time, end ----------------------------------------------------------------------------
@@ -250,7 +251,8 @@ class HubCore:
                 out.append(Send(engine.agent, Channel.AGENT, signal))
                 out += self._reply_control(event.peer, message.request, target, None)
             else:
-                engine.requests.add((event.peer, message.request))
+                is_stop = isinstance(message.action, m.StopEngine)
+                engine.requests[event.peer, message.request] = is_stop
                 command = m.EngineControl(event.peer, message.request, message.action)
                 out.append(Send(engine.peer, Channel.CONTROL, command))
         return out
@@ -264,7 +266,7 @@ class HubCore:
             return []
         if (client, message.request) not in engine.requests:
             return []
-        engine.requests.discard((client, message.request))
+        del engine.requests[client, message.request]
         return [ForwardToClient(client)] if client in self.registry.peers else []
 
     def _on_request(

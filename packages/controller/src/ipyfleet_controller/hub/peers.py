@@ -25,7 +25,8 @@ class Peer(msgspec.Struct):
         agent: of an engine that an agent forked, the agent.
         leaving_at: when an engine that is known to go will be taken off; None for one that is well.
         reason, running: of a leaving engine: why, and the ordinal of the task that it ran.
-        requests: of an engine: ``(client, request)`` that it has not answered.
+        requests: of an engine: ``(client, request)`` that it has not answered, and whether the
+            request was to stop, which its end answers.
     """
 
     peer: PeerId
@@ -38,7 +39,7 @@ class Peer(msgspec.Struct):
     leaving_at: float | None = None
     reason: str = ""
     running: int = -1
-    requests: set[tuple[PeerId, int]] = msgspec.field(default_factory=set)
+    requests: dict[tuple[PeerId, int], bool] = msgspec.field(default_factory=dict)
 
     def info(self) -> EngineInfo:
         """Return what clients know of an engine."""

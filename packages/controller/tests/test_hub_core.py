@@ -1,0 +1,145 @@
+"""The hub's behaviour, event by event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ipyfleet_controller.hub import events as ev
+from ipyfleet_controller.hub import instructions as ins
+from ipyfleet_controller.hub.core import AGENT_WAIT_S, LAST_WORDS_S, SWEEP_AFTER_S, HubCore
+from ipyfleet_controller.hub.joining import Cluster
+from ipyfleet_controller.scheduler import events as sev
+from ipyfleet_protocol import messages as m
+from ipyfleet_protocol.ids import Channel, PeerId
+
+INSTANCE = b"i" * 16
+CLIENT, AGENT, ENGINE = (PeerId(name * 16) for name in (b"c", b"a", b"e"))
+
+
+class Hub:
+    """A hub with a clock; `says` feeds a message and returns what is to be done."""
+
+    def __init__(self) -> None:
+        self.core = HubCore(Cluster(INSTANCE, "host", "/dev/shm/x", "0.1.0"))
+        self.now = 10.0
+
+    def says(self, peer: PeerId, channel: Channel, message: Any, **more: Any) -> list[Any]:
+        return self.core.handle(ev.MessageEvent(peer, channel, message, **more), self.now)
+
+    def hello(self, peer: PeerId, channel: Channel, role: Any, **more: Any) -> list[Any]:
+        hello = m.Hello(1, role, peer, INSTANCE, "host", "here", 1, "3.11", "0.1.0", **more)
+        return self.says(peer, channel, hello)
+
+    def tick(self, after_s: float) -> list[Any]:
+        self.now += after_s
+        return self.core.handle(ev.TickEvent(), self.now)
+
+    def unreachable(self, peer: PeerId, channel: Channel) -> list[Any]:
+        return self.core.handle(ev.UnreachableEvent(peer, channel), self.now)
+
+
+def _lost(instructions: list[Any]) -> list[sev.EngineLostEvent]:
+    told = [i.event for i in instructions if isinstance(i, ins.TellScheduler)]
+    return [event for event in told if isinstance(event, sev.EngineLostEvent)]
+
+
+def _sent(instructions: list[Any], kind: type[Any]) -> list[Any]:
+    sent = [i for i in instructions if isinstance(i, ins.Send)]
+    return [send.message for send in sent if isinstance(send.message, kind)]
+
+
+@pytest.fixture
+def hub() -> Hub:
+    """A hub with a client, an agent and one of its engines."""
+    hub = Hub()
+    hub.hello(CLIENT, Channel.CLIENT, "client")
+    hub.hello(AGENT, Channel.AGENT, "agent")
+    hub.says(ENGINE, Channel.TASK, m.Attach(1, INSTANCE))
+    hub.hello(ENGINE, Channel.CONTROL, "engine", agent=AGENT)
+    return hub
+
+
+def test_an_engine_joins_when_hello_and_task_channel_are_there() -> None:
+    """In either order; clients are told then."""
+    for attach_first in (True, False):
+        hub = Hub()
+        hub.hello(CLIENT, Channel.CLIENT, "client")
+        steps = [
+            lambda hub=hub: hub.says(ENGINE, Channel.TASK, m.Attach(1, INSTANCE)),
+            lambda hub=hub: hub.hello(ENGINE, Channel.CONTROL, "engine"),
+        ]
+        first, second = steps if attach_first else steps[::-1]
+        assert first() == []
+        out = second()
+        assert _sent(out, m.Welcome)[0].engine_id == 0
+        assert _sent(out, m.EnginesChanged)[0].joined[0].peer == ENGINE
+
+
+def test_the_agent_has_time_to_say_why_an_engine_died(hub: Hub) -> None:
+    """After the connection broke the agent's word is waited for, but not for long."""
+    out = hub.unreachable(ENGINE, Channel.CONTROL)
+    assert [i.event for i in out if isinstance(i, ins.TellScheduler)] == [sev.EngineLeavingEvent(0)]
+    assert not _lost(hub.tick(AGENT_WAIT_S / 2))
+    hub.says(AGENT, Channel.AGENT, m.EngineExited(ENGINE, -9, "killed by SIGKILL", 17))
+    [lost] = _lost(hub.tick(LAST_WORDS_S * 1.01))
+    assert (lost.reason, lost.running) == ("killed by SIGKILL", 17)
+
+
+def test_without_an_agents_word_the_engine_is_lost_all_the_same(hub: Hub) -> None:
+    """Silence ends after `AGENT_WAIT_S`; later reports change nothing."""
+    hub.unreachable(ENGINE, Channel.TASK)
+    [lost] = _lost(hub.tick(AGENT_WAIT_S * 1.01))
+    assert "broke" in lost.reason
+    assert hub.says(AGENT, Channel.AGENT, m.EngineExited(ENGINE, -9, "late")) == []
+
+
+def test_only_its_own_agent_is_believed(hub: Hub) -> None:
+    """Another agent cannot declare an engine dead."""
+    other = PeerId(b"o" * 16)
+    hub.hello(other, Channel.AGENT, "agent")
+    assert hub.says(other, Channel.AGENT, m.EngineExited(ENGINE, 0, "lies")) == []
+
+
+def test_requests_to_an_engine_that_dies_are_answered(hub: Hub) -> None:
+    """A ping fails with the reason; a request to stop has what it wanted."""
+    hub.says(CLIENT, Channel.CLIENT, m.Control(1, [0], m.PingEngine()))
+    hub.says(CLIENT, Channel.CLIENT, m.Control(2, [0], m.StopEngine()))
+    hub.says(ENGINE, Channel.CONTROL, m.Goodbye("told to stop"))
+    replies = {
+        reply.request: reply for reply in _sent(hub.tick(LAST_WORDS_S * 1.01), m.ControlReply)
+    }
+    assert "told to stop" in replies[1].error.evalue
+    assert replies[2].error is None
+
+
+def test_signals_go_through_the_agent(hub: Hub) -> None:
+    """An engine that has an agent is signalled by it; the controller answers."""
+    out = hub.says(CLIENT, Channel.CLIENT, m.Control(1, [0], m.SendSignal(2)))
+    assert _sent(out, m.SignalEngines) == [m.SignalEngines([ENGINE], 2)]
+    assert [reply.error for reply in _sent(out, m.ControlReply)] == [None]
+
+
+def test_what_a_dead_peer_left_is_swept_later(hub: Hub) -> None:
+    """Shared memory of a peer that is gone is removed after a while."""
+    hub.says(CLIENT, Channel.CLIENT, m.Goodbye())
+    assert hub.tick(SWEEP_AFTER_S / 2) == []
+    assert hub.tick(SWEEP_AFTER_S) == [ins.SweepBlobs(CLIENT)]
+
+
+def test_an_answer_that_nobody_asked_for_is_dropped(hub: Hub) -> None:
+    """A ControlReply is forwarded once, to who asked."""
+    hub.says(CLIENT, Channel.CLIENT, m.Control(1, [0], m.PingEngine()))
+    reply = m.ControlReply(CLIENT, 1, 0)
+    assert hub.says(ENGINE, Channel.CONTROL, reply) == [ins.ForwardToClient(CLIENT)]
+    assert hub.says(ENGINE, Channel.CONTROL, reply) == []
+
+
+def test_stopping_engines_names_the_ones_that_are_not_there(hub: Hub) -> None:
+    """A shutdown of an unknown engine is an error and stops nobody."""
+    out = hub.says(CLIENT, Channel.CLIENT, m.Request(1, m.ShutdownCluster([0, 9])))
+    assert "no engine 9" in _sent(out, m.Reply)[0].error.evalue
+    assert not _sent(out, m.EngineControl)
+    out = hub.says(CLIENT, Channel.CLIENT, m.Request(2, m.ShutdownCluster()))
+    assert [command.action for command in _sent(out, m.EngineControl)] == [m.StopEngine()]

@@ -1,0 +1,81 @@
+"""Sending to peers that do not read, or are not there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from ipyfleet_controller.outbox import OUTPUT_MAX_BYTES, Outbox
+from ipyfleet_protocol.codec import decode, encode
+from ipyfleet_protocol.ids import Channel, PeerId, routing_id
+from ipyfleet_protocol.messages import Output, OutputItem
+
+PEER = PeerId(b"p" * 16)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Any, Any]]:
+    """A ROUTER with short pipes, and a connected DEALER."""
+    context: zmq.Context[Any] = zmq.Context()
+    router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    router.router_mandatory = True
+    router.sndhwm = dealer.rcvhwm = 1
+    router.linger = dealer.linger = 0
+    dealer.identity = routing_id(PEER, Channel.CLIENT)
+    router.bind("inproc://outbox")
+    dealer.connect("inproc://outbox")
+    dealer.send(b"here")
+    router.recv_multipart()
+    yield router, dealer
+    router.close()
+    dealer.close()
+    context.term()
+
+
+def test_what_does_not_fit_waits_and_arrives_in_order(pair: tuple[Any, Any]) -> None:
+    """A full pipe delays messages and loses none."""
+    router, dealer = pair
+    outbox = Outbox(router)
+    for number in range(50):
+        outbox.send(PEER, Channel.CLIENT, b"%d" % number, [b"frame"])
+    assert outbox.is_waiting
+    got: list[bytes] = []
+    deadline = time.monotonic() + 5
+    while len(got) < 50 and time.monotonic() < deadline:
+        outbox.retry()
+        while dealer.poll(10):
+            got.append(dealer.recv_multipart()[0])
+    assert got == [b"%d" % number for number in range(50)]
+    outbox.retry()
+    assert not outbox.is_waiting
+
+
+def test_output_is_given_up_first_and_counted(pair: tuple[Any, Any]) -> None:
+    """Above the bound the items of an output stay, without content, and say how much it was."""
+    router, _ = pair
+    outbox = Outbox(router)
+    for _ in range(4):
+        outbox.send(PEER, Channel.CLIENT, b"big", [bytes(OUTPUT_MAX_BYTES // 2)])
+    message = Output(b"c" * 16, 0, [OutputItem(3, 7, "stdout", b"12345", buffers=1)])
+    outbox.send_output(PEER, message, encode(message), [b"678"])
+    header, frames = outbox._backlogs[routing_id(PEER, Channel.CLIENT)].messages[-1]
+    output = decode(header)
+    assert isinstance(output, Output)
+    [item] = output.items
+    assert (item.seq, item.index, item.content, item.dropped_bytes) == (3, 7, b"", 8)
+    assert not frames
+    assert outbox.dropped_bytes == 8
+    outbox.forget(PEER)
+    assert not outbox.is_waiting
+
+
+def test_a_peer_that_is_not_there_is_noted(pair: tuple[Any, Any]) -> None:
+    """Sending to nobody raises nothing and names who was missed."""
+    router, _ = pair
+    outbox = Outbox(router)
+    outbox.send(PEER, Channel.AGENT, b"hello")
+    assert outbox.unreachable == [routing_id(PEER, Channel.AGENT)]
