@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,8 @@ class FakeController:
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self.url = f"ipc://{directory}/router"
         self._router.bind(self.url)
-        self._inner = self._context.socket(zmq.PAIR)
-        self._inner.bind("inproc://fake")
+        self._outgoing: deque[tuple[bytes, list[Any]]] = deque()
+        self._wake_read, self._wake_write = os.pipe()
         self._tasks: queue.Queue[list[Task] | None] = queue.Queue()
         self._next_engine = 0
         self._ordinal = 0
@@ -136,45 +137,28 @@ class FakeController:
         self._threads[1].join(10)
         self._push(b"", [])
         self._threads[0].join(10)
-        for socket in self._pushers.__dict__.values():
-            socket.close(linger=0)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
         self.blobs.close()
         self._context.destroy(linger=0)
         set_namespace(None)
 
     # -- the router ---------------------------------------------------------------------------
 
-    _pushers = threading.local()
-    _lock = threading.Lock()
-
     def _push(self, identity: bytes, frames: list[Any]) -> None:
+        """Have the router's thread send a message; an empty identity stops it."""
         self._outgoing.append((identity, frames))
-        with self._lock:
-            self._wake()
-
-    @property
-    def _outgoing(self) -> Any:
-        from collections import deque
-
-        return self.__dict__.setdefault("_out", deque())
-
-    def _wake(self) -> None:
-        socket = self._context.socket(zmq.PUSH)
-        socket.connect("inproc://fake-wake")
-        socket.send(b"")
-        socket.close(linger=1000)
+        os.write(self._wake_write, b"x")
 
     def _receive(self) -> None:
-        wake = self._context.socket(zmq.PULL)
-        wake.bind("inproc://fake-wake")
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
-        poller.register(wake, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
         running = True
         while running:
             for socket, _ in poller.poll():
-                if socket is wake:
-                    wake.recv()
+                if socket == self._wake_read:
+                    os.read(self._wake_read, 65536)
                     while self._outgoing:
                         identity, frames = self._outgoing.popleft()
                         if not identity:
@@ -188,8 +172,6 @@ class FakeController:
                     answer = self._answer(identity, message, frames)
                     if answer is not None:
                         self._router.send_multipart([identity, encode(answer)])
-        wake.close(linger=0)
-        self._inner.close(linger=0)
         self._router.close(linger=0)
 
     def _answer(self, identity: bytes, message: Any, frames: list[bytes]) -> m.Message | None:
@@ -350,7 +332,11 @@ class FakeController:
                 if method == "execute":
                     value = _execute(bytes(task.pickle).decode(), namespace)
                     if value is not None and not task.group.options.silent:
-                        data = {"data": {"text/plain": repr(value)}, "metadata": {}}
+                        data = {
+                            "data": {"text/plain": repr(value)},
+                            "metadata": {},
+                            "execution_count": 7,
+                        }
                         items.append(("execute_result", msgspec.msgpack.encode(data)))
                     status, payload, buffers = m.OK, encode_part(m.ExecuteInfo(7)), []
                 else:

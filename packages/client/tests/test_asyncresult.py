@@ -3,14 +3,16 @@ import concurrent.futures
 import operator
 import threading
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
+
 from ipyfleet_client import AsyncResult
 from ipyfleet_protocol.errors import CompositeError, RemoteError
 
 
 def fail(number=0):
+    """What a task does that fails."""
     raise ZeroDivisionError(f"number {number}")
 
 
@@ -210,16 +212,16 @@ def test_metadata(rc):
     assert metadata.engine_id == 0
     assert metadata.engine_uuid == rc.session.link.engines.uuid(0)
     assert metadata.msg_id == ar.msg_ids[0]
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     for stamp in (ar.submitted, ar.started, ar.completed, ar.received):
         assert abs((now - stamp).total_seconds()) < 60
     assert ar.timedelta(ar.submitted, ar.received) >= 0
     with pytest.raises(KeyError):
         metadata["nonsense"] = 1
     with pytest.raises(AttributeError):
-        metadata.nonsense
+        _ = metadata.nonsense
     with pytest.raises(AttributeError):
-        ar.nonsense
+        _ = ar.nonsense
     with pytest.raises(KeyError):
         ar["nonsense"]
     several = rc[:].apply_async(fail)

@@ -2,6 +2,7 @@ import itertools
 import operator
 
 import pytest
+
 from ipyfleet_client import AsyncMapResult, AsyncResult
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.errors import CompositeError, RemoteError, TaskAborted
@@ -9,6 +10,7 @@ from ipyfleet_protocol.serialize import PackError
 
 
 def fail_on_three(x):
+    """A task that fails for one item."""
     if x == 3:
         raise ValueError("three")
     return x
@@ -16,6 +18,7 @@ def fail_on_three(x):
 
 @pytest.fixture
 def view(rc):
+    """A balanced view."""
     return rc.load_balanced_view()
 
 

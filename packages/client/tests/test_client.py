@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from ipyfleet_client import Client
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.connection import save_connection_file
@@ -202,7 +203,7 @@ def test_closing_ends_waits(rc, controller):
     def wait():
         try:
             ar.get()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - looked at below
             errors.append(error)
 
     thread = threading.Thread(target=wait)
@@ -245,7 +246,12 @@ def test_process_ends_without_close(controller, directory):
     """A script that forgets to close its client ends at once."""
     path = directory / "client.json"
     save_connection_file(path, controller.info)
-    code = f"from ipyfleet_client import Client; rc = Client({str(path)!r}); print(rc.ids); rc[0].apply_async(abs, 1)"
+    code = (
+        "from ipyfleet_client import Client\n"
+        f"rc = Client({str(path)!r})\n"
+        "print(rc.ids)\n"
+        "rc[0].apply_async(abs, 1)\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[0, 1]", "")
 

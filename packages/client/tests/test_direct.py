@@ -2,6 +2,7 @@ import operator
 import os
 
 import pytest
+
 from ipyfleet_client import AsyncMapResult, AsyncResult, ExecuteReply, Reference
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.errors import CompositeError, RemoteError
@@ -9,6 +10,7 @@ from ipyfleet_protocol.serialize import PackError
 
 
 def fail(number=0):
+    """What a task does that fails."""
     raise ZeroDivisionError(f"number {number}")
 
 

@@ -1,11 +1,13 @@
 import itertools
 
 import pytest
+
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.errors import RemoteError
 
 
 def fail_on_three(x):
+    """A task that fails for one item."""
     if x == 3:
         raise ValueError("three")
     return x
@@ -13,6 +15,7 @@ def fail_on_three(x):
 
 @pytest.fixture
 def view(rc):
+    """A balanced view."""
     return rc.load_balanced_view()
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+
 from ipyfleet_client import Client, interrupts
 from ipyfleet_client.poller import PlainPoller, make_poller
 from ipyfleet_protocol.connection import save_connection_file
@@ -124,18 +125,21 @@ import signal, operator
 from ipyfleet_client import Client
 rc = Client({str(path)!r})
 view = rc.load_balanced_view()
-signal.setitimer(signal.ITIMER_REAL, 0.003, 0.0037)
 signal.signal(signal.SIGALRM, lambda *a: signal.raise_signal(signal.SIGINT))
 done = interrupted = 0
 pending = []
-while interrupted < 150:
-    try:
+def work():
+    global done
+    while True:
         assert view.apply_sync(operator.add, done, 1) == done + 1
         done += 1
         pending.append(view.apply_async(abs, -done))
+for interrupted in range(150):
+    signal.setitimer(signal.ITIMER_REAL, 0.003 + 0.00001 * interrupted)
+    try:
+        work()
     except KeyboardInterrupt:
-        interrupted += 1
-signal.setitimer(signal.ITIMER_REAL, 0)
+        pass
 assert rc.wait(timeout=20), rc.outstanding
 assert [ar.get(5) > 0 for ar in pending] == [True] * len(pending)
 assert view.map_sync(abs, range(300)) == list(range(300))
@@ -149,13 +153,17 @@ print("fine")
 def test_held_interrupts_come_afterwards():
     """SIGINT inside `hold_interrupts` is noted, wakes, and raises at the end of the block."""
     woken = []
-    reached = False
-    with pytest.raises(KeyboardInterrupt):
+    reached = []
+
+    def hold():
         with interrupts.hold_interrupts(lambda: woken.append(1)) as outer:
             with interrupts.hold_interrupts() as inner:
                 signal.raise_signal(signal.SIGINT)
-            reached = outer.noted and inner is outer
-    assert reached
+            reached.append(outer.noted and inner is outer)
+
+    with pytest.raises(KeyboardInterrupt):
+        hold()
+    assert reached == [True]
     assert woken == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -1,5 +1,6 @@
 import msgspec
 import pytest
+
 from ipyfleet_client.outputs import TaskOutput, collapse_returns
 from ipyfleet_protocol.messages import OutputItem
 
@@ -89,7 +90,7 @@ def test_execute_reply(rc, controller, order):
     assert reply["status"] == reply.status == "ok"
     assert repr(rc[0].execute("pass").get(5)) == "<ExecuteReply[7]: >"
     with pytest.raises(AttributeError):
-        reply.nonsense
+        _ = reply.nonsense
 
 
 def test_display_outputs(rc, capsys):

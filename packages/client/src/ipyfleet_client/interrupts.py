@@ -52,10 +52,11 @@ class hold_interrupts:
         previous = _signal.getsignal(_SIGINT)
         if callable(previous):
             # SIG_DFL and SIG_IGN raise nothing; None is a handler not made in Python: leave it.
+            # First of all: an interrupt before this finds nothing changed, one after it is held.
+            _signal.signal(_SIGINT, self._note)
             self._previous = previous
             self._active = True
             hold_interrupts._holder = self
-            _signal.signal(_SIGINT, self._note)
         return self
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

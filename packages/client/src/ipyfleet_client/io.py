@@ -178,9 +178,15 @@ class Wire:
                     if self.closed_reason and self._socket.closed:
                         return True
                     try:
-                        frames: list[Any] = self._socket.recv_multipart(_DONT_WAIT, copy=False)
+                        received = self._socket.recv_multipart(_DONT_WAIT, copy=False)
                     except zmq.Again:
                         break
+                # Small ones as bytes: a zmq frame that is freed in the main thread looks for
+                # signals there, where an exception cannot be raised: a Ctrl-C would be lost.
+                frames: list[Any] = [
+                    f.bytes if len(f) < _ZERO_COPY_MIN_BYTES else f for f in received
+                ]
+                del received
                 self._dispatch(frames)
         finally:
             self._receiving.release()
@@ -242,12 +248,10 @@ class Wire:
             while not predicate() and not self.closed_reason:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
-                    if self._poller.can_lead:
+                    with hold_interrupts():
                         self._drain(wait=False)
                     break
-                if self._poller.can_lead and self._leading.acquire(blocking=False):
-                    self._lead(waiter, deadline)
-                else:
+                if not (self._poller.can_lead and self._lead(waiter, deadline)):
                     # Also wakes now and then without a reason, which costs next to nothing.
                     waiter.lock.acquire(
                         timeout=FOLLOWER_CHECK_S if left is None else min(left, FOLLOWER_CHECK_S)
@@ -257,9 +261,11 @@ class Wire:
             self._promote()
         return bool(predicate())
 
-    def _lead(self, waiter: _Waiter, deadline: float | None) -> None:
-        """Receive in this thread, which holds `_leading`, until the waiter has what it wants."""
+    def _lead(self, waiter: _Waiter, deadline: float | None) -> bool:
+        """Receive in this thread until the waiter has what it wants; False if another one does."""
         with hold_interrupts(self._poller.wake_leader) as interrupt:
+            if not self._leading.acquire(blocking=False):
+                return False
             try:
                 self._leader_thread = threading.get_ident()
                 self._leader = waiter
@@ -267,10 +273,10 @@ class Wire:
                 while True:
                     self._drain()
                     if waiter.predicate() or self.closed_reason or interrupt.noted:
-                        return
+                        return True
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
-                        return
+                        return True
                     self._poller.lead(left)
             finally:
                 self._leader = None

@@ -22,6 +22,7 @@ from typing import Any
 
 import zmq
 
+from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.io import Wire
 from ipyfleet_client.link import (
     Answer,
@@ -286,13 +287,14 @@ class Session:
 
     def close_work(self, work: Work) -> None:
         """No more tasks will be added to a work; finish it if they have all ended already."""
-        with self.link.lock:
-            work.closed = True
-            done = work.done and work.owner is not None
+        with hold_interrupts():
+            with self.link.lock:
+                work.closed = True
+                done = work.done and work.owner is not None
+                if done:
+                    self.link.ledger.forget(work)
             if done:
-                self.link.ledger.forget(work)
-        if done:
-            self._finish(work)
+                self._finish(work)
 
     def _take_answer(self, answer: Answer) -> None:
         pending = self._requests.get(answer.request)
