@@ -214,6 +214,25 @@ def test_forked_copy_leaves_the_cluster_alone(make_cluster: MakeCluster):
     assert cluster.engines["1"].is_running
 
 
+def test_exit_stops_only_what_this_process_added(
+    make_cluster: MakeCluster, stand_in_config: Config
+):
+    """Of a cluster found through its file, exiting stops the engines added here and no others."""
+    cluster = make_cluster(n=1, cluster_id="c")
+    cluster.start_cluster_sync()
+    found = Cluster.from_file(
+        profile_dir=cluster.profile_dir, cluster_id="c", config=stand_in_config
+    )
+    found.shutdown_atexit = True
+    set_id = found.start_engines_sync(1)
+    added = found.engines[set_id]
+    found.stop_at_exit()
+    assert not added.is_running
+    assert cluster.controller is not None
+    assert cluster.controller.is_running
+    assert cluster.engines["1"].is_running
+
+
 def test_cluster_that_shall_live_on(tmp_path: Path, stand_in_config: Config):
     """With shutdown_atexit off the processes have no lease and outlive the object."""
     cluster = Cluster(

@@ -28,9 +28,8 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     Raises:
         KeyboardInterrupt: Ctrl-C, once the coroutine has been cancelled and has cleaned up.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    # Asked without an exception, which would be shown above those of the coroutine.
+    if asyncio._get_running_loop() is None:
         return asyncio.run(coroutine)
     return _run_in_thread(coroutine)
 

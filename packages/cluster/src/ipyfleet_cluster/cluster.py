@@ -78,6 +78,7 @@ class Cluster(AsyncFirst, ClusterDescription):
         self._client: Client | None = None
         self._owner_pid = os.getpid()
         self._set_counter = 0
+        self._own_sets: set[str] = set()
         self._atexit: Callable[[], None] | None = None
 
     # -- starting --------------------------------------------------------------------------------
@@ -126,6 +127,7 @@ class Cluster(AsyncFirst, ClusterDescription):
         self.log.info("Starting %d engines with %s", launcher.n, type(launcher).__name__)
         await launcher.start()
         self.engines = {**self.engines, engine_set_id: launcher}
+        self._own_sets.add(engine_set_id)
         self._register_atexit()
         self.update_cluster_file()
         return engine_set_id
@@ -389,7 +391,15 @@ class Cluster(AsyncFirst, ClusterDescription):
         A forked copy of this process does not own the cluster and leaves it alone.
         """
         if self.shutdown_atexit and self._owner_pid == os.getpid() and self.is_running:
-            run_blocking(self.stop_cluster())
+            run_blocking(self._stop_own())
+
+    async def _stop_own(self) -> None:
+        """Stop everything; of a cluster that another process started only what this one added."""
+        if self._foreign_owner is None:
+            await self.stop_cluster()
+            return
+        for set_id in self._own_sets & self.engines.keys():
+            await self.stop_engines(set_id)
 
     def __del__(self) -> None:
         """Stop what runs. At the interpreter's own end `atexit` has done so already."""

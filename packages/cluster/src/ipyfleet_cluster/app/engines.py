@@ -53,8 +53,9 @@ class IPClusterEngines(ForegroundCommand):
                 cluster_id=self.cluster_id,
                 cluster_file="",
             )
-        # These engines are this process's, whoever owns the rest.
+        # These engines are this process's, whoever owns the rest, and as many as it was told.
         cluster.shutdown_atexit = True
+        cluster.n = Cluster(parent=self).n
         return cluster
 
     async def _wait_ready(self, cluster: Cluster, launcher: LocalEngineLauncher) -> None:

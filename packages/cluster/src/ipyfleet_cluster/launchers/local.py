@@ -7,6 +7,7 @@ directory; a log that stays empty is removed when the child stops.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -26,6 +27,17 @@ from ..processes import ProcessRef, wait_exit
 from .base import ControllerLauncher, EngineLauncher, Launcher, LauncherState
 
 _TAIL_BYTES = 16 * 1024
+
+_outliving: list[subprocess.Popen[bytes]] = []
+"""Children that may outlive this process. Kept, so that one that does not is waited for."""
+
+
+@atexit.register
+def _let_go() -> None:
+    for child in _outliving:
+        if child.poll() is None:
+            # That it still runs is what was asked for, not something to warn of.
+            child.returncode = 0
 
 
 class LocalProcess(Launcher):
@@ -85,6 +97,7 @@ class LocalProcess(Launcher):
         try:
             if self.detached:
                 self._popen = self._spawn(self.command(), log_fd, ())
+                _outliving.append(self._popen)
             else:
                 with Lease() as lease:
                     command = [*self.command(), f"--lease-fd={lease.read_fd}"]
