@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import time
@@ -464,6 +465,7 @@ def test_dropped_tasks_end_as_aborted(shared: Any, held: Any) -> None:
     ended = shared.results(seqs)
     assert [e.status for e in ended] == [m.OK, m.ABORTED, m.ABORTED, m.OK]
     assert ended[1].error.ename == "TaskAborted" and "cancelled" in ended[1].error.evalue
+    assert math.isnan(ended[1].started) and math.isnan(ended[1].completed)
     assert shared.results(held.seqs)[0].status == m.OK
 
 

@@ -50,8 +50,9 @@ from ipyfleet_protocol.messages import (
 
 from .channel import receive_all, send
 from .endpoint import Endpoint
+from .outcomes import DUE_S
 from .output import OutputCollector
-from .runner import DUE_S, TaskRunner
+from .runner import TaskRunner
 
 log = logging.getLogger("ipyfleet.engine")
 
@@ -226,7 +227,7 @@ class EngineLink:
         """Do what a message on CONTROL asks for."""
         match message:
             case Welcome() if self.state is State.JOINING:
-                self._runner.engine_id = message.engine_id
+                self._runner.outcomes.engine_id = message.engine_id
                 self.state = State.JOINED
                 log.info("joined as engine %d", message.engine_id)
             case Recall():
@@ -246,7 +247,7 @@ class EngineLink:
                     log.error("the controller refused a message: %s", message.reason)
 
     def _handle_control(self, message: EngineControl) -> None:
-        reply = ControlReply(message.client, message.request, self._runner.engine_id)
+        reply = ControlReply(message.client, message.request, self._runner.outcomes.engine_id)
         match message.action:
             case PingEngine():
                 send(self._control, reply)
@@ -275,8 +276,8 @@ class EngineLink:
             type(error).__name__,
             str(error),
             [f"{type(error).__name__}: {error}"],
-            self._runner.engine_id,
-            self._runner.engine_uuid,
+            self._runner.outcomes.engine_id,
+            self._runner.outcomes.engine_uuid,
             "control",
         )
 
@@ -292,7 +293,7 @@ class EngineLink:
 
     def _send_due(self, now: float, seen: float) -> float:
         """Send results that are due; disarm when none has waited for a while."""
-        outgoing, waiting = self._runner.take_due(now)
+        outgoing, waiting = self._runner.outcomes.take_due(now)
         for message, frames in outgoing:
             send(self._control, message, frames)
         if waiting:
@@ -300,7 +301,7 @@ class EngineLink:
         if now - seen > ARMED_FOR_S:
             self._results_armed = False
             # The main thread may have looked at the flag just before.
-            if self._runner.take_due(float("-inf"))[1]:
+            if self._runner.outcomes.take_due(float("-inf"))[1]:
                 self._results_armed = True
         return seen
 
@@ -323,9 +324,8 @@ class EngineLink:
                 batches = self._collector.drain(OUTPUT_MESSAGE_BYTES)
                 if not batches:
                     return
-                waiting = [
-                    (Output(b.client, self._runner.engine_id, b.items), b.frames) for b in batches
-                ]
+                engine = self._runner.outcomes.engine_id
+                waiting = [(Output(b.client, engine, b.items), b.frames) for b in batches]
             else:
                 waiting = [self._held_output]
             for position, (message, frames) in enumerate(waiting):

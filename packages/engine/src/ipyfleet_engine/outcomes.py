@@ -1,0 +1,204 @@
+"""How tasks end: values, errors, aborted; kept until they are sent.
+
+What lives here: `RunningTask`, a task from its start to its end, and `Outcomes`, which turns ends
+into results and holds them. What must not: sockets, the queue, user code (but for what rendering an
+error calls).
+
+The main thread adds, the main thread and the second thread take; one lock guards what waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ipyfleet_protocol.blobs import BLOB_MIN_BYTES, BlobStore
+from ipyfleet_protocol.codec import encode_part
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.errors import info_from_exception
+from ipyfleet_protocol.messages import ABORTED, FAILED, ErrorInfo
+
+from .ipykernel_hooks import TracebackRenderer
+from .kernel import FleetKernel
+from .output import OutputCollector, TaskOutput
+from .results import Outgoing, ResultBuffer
+from .tasks import QueuedSlice
+
+log = logging.getLogger("ipyfleet.engine")
+
+DUE_S = 0.002
+"""A result is never held back for longer."""
+
+_NAN = float("nan")
+
+
+class RunningTask(TaskOutput):
+    """A task from its start to its end; what it publishes is attributed to it.
+
+    Attributes:
+        piece, index: where it is.
+        started: seconds since the epoch.
+    """
+
+    __slots__ = ("index", "piece", "started")
+
+    def __init__(self, piece: QueuedSlice, index: int) -> None:
+        self.client = piece.client
+        self.seq = piece.first + index
+        self.n_items = 0
+        self.dropped_bytes = 0
+        self.piece = piece
+        self.index = index
+        self.started = time.time()
+
+
+class Outcomes:
+    """See the module docstring.
+
+    Attributes:
+        engine_id: what results and errors say of where they come from; -1 until it is known.
+    """
+
+    def __init__(self, kernel: FleetKernel, blobs: BlobStore, host: str) -> None:
+        """Make an empty one; results for peers on `host` may go to `blobs`."""
+        self._kernel = kernel
+        self._collector: OutputCollector = kernel.collector
+        self._renderer = TracebackRenderer(kernel.shell)
+        self._blobs = blobs
+        self._host = host
+        self._lock = threading.Lock()
+        self._results = ResultBuffer()
+        self._oldest = 0.0
+
+    @property
+    def engine_id(self) -> int:
+        """The engine's id; -1 before the controller has given one."""
+        return self._results.engine_id
+
+    @engine_id.setter
+    def engine_id(self, value: int) -> None:
+        self._results.engine_id = value
+        self._kernel.int_id = value
+
+    @property
+    def engine_uuid(self) -> str:
+        """The engine's peer id in hex."""
+        return str(self._kernel.ident)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the results that wait."""
+        return self._results.n_bytes
+
+    def __bool__(self) -> bool:
+        return bool(self._results)
+
+    # -- what waits ---------------------------------------------------------------------------
+
+    def take(self) -> list[Outgoing]:
+        """Return all that waits, as messages."""
+        with self._lock:
+            return self._results.take()
+
+    def take_due(self, now: float) -> tuple[list[Outgoing], bool]:
+        """Return results that have waited too long, and whether any wait; for the second thread."""
+        with self._lock:
+            if not self._results:
+                return [], False
+            if now - self._oldest < DUE_S:
+                return [], True
+            return self._results.take(), True
+
+    # -- how a task ends ----------------------------------------------------------------------
+
+    def finish(
+        self, task: RunningTask, status: int, pickle: bytes, buffers: Sequence[Any] = ()
+    ) -> None:
+        """Add the result of a task.
+
+        Args:
+            task: which.
+            status: `OK`, `FAILED` or `ABORTED`.
+            pickle, buffers: the payload.
+        """
+        completed = time.time() if status != ABORTED else _NAN
+        frames: Sequence[tuple[Frame, bool]] = ()
+        if buffers:
+            frames = [self._place(task, buffer) for buffer in buffers]
+        batches = self._collector.finish(task)
+        with self._lock:
+            results = self._results
+            if not results:
+                self._oldest = time.monotonic()
+            for batch in batches:
+                results.append_output(batch)
+            results.append(
+                task.piece,
+                task.index,
+                status,
+                (task.started, completed),
+                task.n_items,
+                pickle,
+                frames,
+            )
+
+    def _place(self, task: RunningTask, buffer: Any) -> tuple[Frame, bool]:
+        view = memoryview(buffer)
+        if view.nbytes >= BLOB_MIN_BYTES and task.piece.info.host == self._host:
+            handle = self._blobs.put(buffer)
+            if handle is not None:
+                return encode_part(handle), True
+        # A copy: the next task may change what this one has returned before it is sent.
+        return view.tobytes(), False
+
+    def fail(self, task: RunningTask, error: BaseException) -> None:
+        """End a task by what it has raised, whatever that is."""
+        try:
+            info = self._info(task, error, self._renderer.render(error))
+        except Exception as trouble:
+            # Out of memory, or an exception class that is broken beyond what is foreseen.
+            log.warning("an error of a task cannot be rendered", exc_info=True)
+            name = type(error).__name__
+            note = f"{name}; its text cannot be shown: {type(trouble).__name__}"
+            info = self._plain_info(task, name, note, [note])
+        # The traceback refers to the frames of user code, and so to all that they held.
+        error.__traceback__ = None
+        self.finish(task, FAILED, encode_part(info))
+
+    def fail_execute(self, task: RunningTask, reply: dict[str, Any]) -> None:
+        """End an `execute` by the error that the kernel's reply tells of."""
+        shown = reply.get("exception")
+        lines = [str(line) for line in reply.get("traceback", [])]
+        if isinstance(shown, BaseException):
+            info = self._info(task, shown, lines)
+        else:
+            info = self._plain_info(task, str(reply["ename"]), str(reply["evalue"]), lines)
+        self.finish(task, FAILED, encode_part(info))
+
+    def fail_own(
+        self, task: RunningTask, ename: str, evalue: str, *, aborted: bool = False
+    ) -> None:
+        """End a task by an error of our own; with `aborted` it has never run."""
+        info = self._plain_info(task, ename, evalue, [f"{ename}: {evalue}"])
+        info.own = True
+        if aborted:
+            task.started = _NAN
+        self.finish(task, ABORTED if aborted else FAILED, encode_part(info))
+
+    def _info(self, task: RunningTask, error: BaseException, lines: list[str]) -> ErrorInfo:
+        return info_from_exception(
+            error,
+            engine_id=self.engine_id,
+            engine_uuid=self.engine_uuid,
+            method=task.piece.method,
+            traceback=lines,
+        )
+
+    def _plain_info(
+        self, task: RunningTask, ename: str, evalue: str, lines: list[str]
+    ) -> ErrorInfo:
+        method = task.piece.method
+        return ErrorInfo(ename, evalue, lines, self.engine_id, self.engine_uuid, method)
