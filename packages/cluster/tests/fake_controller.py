@@ -33,7 +33,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN if options.stubborn else stop)
 instance = new_instance()
 runtime = paths.make_private_dir(paths.runtime_dir(instance))
 files = []
-for role in ("client", "engine"):
+for role in ("engine", "client"):
     info = new_connection_info(
         instance=instance,
         role=role,
