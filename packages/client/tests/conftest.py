@@ -83,6 +83,8 @@ class FakeController:
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
+        # A ROUTER drops what does not fit.
+        self._router.setsockopt(zmq.SNDHWM, 0)
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self.url = f"ipc://{directory}/router"
         self._router.bind(self.url)

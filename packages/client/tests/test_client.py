@@ -259,7 +259,7 @@ def test_process_ends_without_close(controller, directory):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_forked_child_is_told(rc):
-    """A client is closed in a forked child, with an error that says why, and works on in the parent."""
+    """In a forked child a client says why it is closed; in the parent it works on."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -6,6 +6,7 @@ from ipyfleet_protocol.messages import OutputItem
 
 
 def item(index, kind="stdout", content=b"", **more):
+    """An item of output of task 0."""
     return OutputItem(0, index, kind, content, **more)
 
 
