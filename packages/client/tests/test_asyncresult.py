@@ -306,6 +306,7 @@ def test_wait_interactive_counts_items(rc, capsys):
     ar = rc.load_balanced_view().map_async(abs, range(40), chunksize=4)
     ar.wait_interactive(interval=0.01)
     assert ar.ready()
+    assert "tqdm_monitor" not in {thread.name for thread in threading.enumerate()}
     assert ar.get() == list(range(40))
 
 

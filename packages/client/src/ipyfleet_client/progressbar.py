@@ -28,7 +28,9 @@ def make_bar(total: int, description: str, unit: str, widget: bool | None = None
     else:
         from tqdm import tqdm as bar_class
     hidden = bool(os.environ.get("IPP_NONINTERACTIVE"))
-    return bar_class(total=total, desc=description, unit=unit, disable=hidden)
+    # tqdm's monitor would leave a thread behind; this bar is updated often anyway.
+    quiet_class: Any = type("Bar", (bar_class,), {"monitor_interval": 0})
+    return quiet_class(total=total, desc=description, unit=unit, disable=hidden)
 
 
 def _in_kernel() -> bool:
