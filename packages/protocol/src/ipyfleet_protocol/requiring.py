@@ -1,7 +1,7 @@
 """A function together with what it needs where it runs.
 
-What lives here: `Requiring`, which the client's ``@require`` makes and an engine unpickles and calls. It is
-here because engines do not have the client's package.
+What lives here: `Requiring`, which the client's ``@require`` makes and an engine unpickles and
+calls. It is here because engines do not have the client's package.
 """
 
 from __future__ import annotations
