@@ -155,6 +155,16 @@ def test_files_of_a_killed_controller_are_replaced(make_cluster: MakeCluster):
     assert len(list(Path(os.environ["XDG_RUNTIME_DIR"]).glob("ipyfleet-*"))) == 1
 
 
+def test_unusable_connection_file_is_not_taken_for_the_new_one(make_cluster: MakeCluster):
+    """A file that another release left is waited past until the new controller replaces it."""
+    cluster = make_cluster(n=1, cluster_id="c")
+    path = cluster.client_connection_file
+    path.parent.mkdir(parents=True)
+    path.write_text('{"format": 99, "protocol": 99}')
+    cluster.start_cluster_sync()
+    assert "99" not in path.read_text()
+
+
 def test_leftovers_of_other_ids_are_removed_at_the_next_start(make_cluster: MakeCluster):
     """What a killed cluster left under its generated id is removed by any start in the profile."""
     first = make_cluster(n=1, cluster_id="old")

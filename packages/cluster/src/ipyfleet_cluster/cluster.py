@@ -78,6 +78,7 @@ class Cluster(AsyncFirst, ClusterDescription):
         self._client: Client | None = None
         self._owner_pid = os.getpid()
         self._set_counter = 0
+        self._file_before: tuple[int, int] | None = None
         self._own_sets: set[str] = set()
         self._atexit: Callable[[], None] | None = None
 
@@ -197,8 +198,9 @@ class Cluster(AsyncFirst, ClusterDescription):
         if self.cluster_file:
             claim_cluster_file(Path(self.cluster_file), self.to_dict())
         try:
-            # A stale connection file would be taken for the new controller's.
             remove_leftovers(Path(self.profile_dir), self.cluster_id)
+            # What is still there is another release's, say; it is not the new controller's.
+            self._file_before = _stamp(self.client_connection_file)
             launcher.controller_args = [*launcher.controller_args, *self._controller_args()]
             self.log.info("Starting a controller with %s", type(launcher).__name__)
             await launcher.start()
@@ -242,14 +244,17 @@ class Cluster(AsyncFirst, ClusterDescription):
     async def _wait_controller(self) -> None:
         """Wait until the controller is ready: until its connection files are there."""
         path = self.client_connection_file
-        ready = await wait_until(
-            lambda: path.exists() or not self._is_controller_running(), self.controller_timeout
+
+        def is_ready() -> bool:
+            return _stamp(path) not in (None, self._file_before)
+
+        await wait_until(
+            lambda: is_ready() or not self._is_controller_running(), self.controller_timeout
         )
-        if path.exists():
+        if is_ready():
             return
         if self.controller is not None and not self.controller.is_running:
             raise LauncherError(f"the cluster did not start: {self.controller.describe_end()}")
-        assert not ready
         raise LauncherError(
             f"the controller was not ready after {self.controller_timeout:g} s: there is no {path}"
         )
@@ -288,7 +293,7 @@ class Cluster(AsyncFirst, ClusterDescription):
             TimeoutError: they did not register within `engine_timeout` seconds.
         """
         wanted = sum(launcher.n for launcher in self.engines.values()) if n is None else n
-        done = await wait_until(
+        await wait_until(
             lambda: len(rc.ids) >= wanted or self.find_ended() is not None, self.engine_timeout
         )
         if len(rc.ids) >= wanted:
@@ -296,7 +301,6 @@ class Cluster(AsyncFirst, ClusterDescription):
         ended = self.find_ended()
         if ended is not None:
             raise LauncherError(f"the cluster did not start: {ended.describe_end()}")
-        assert not done
         logs = "\n".join(launcher.get_output() for launcher in self.engines.values()).strip()
         raise TimeoutError(
             f"{len(rc.ids)} of {wanted} engines registered within {self.engine_timeout:g} s; "
@@ -441,6 +445,15 @@ class Cluster(AsyncFirst, ClusterDescription):
                 self._client = None
         finally:
             await self.stop_cluster()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What tells a file from the one that was there before it; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _stopper(cluster: weakref.ref[Cluster]) -> Callable[[], None]:
