@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
@@ -168,24 +169,16 @@ def test_lazy_map_over_an_endless_iterator(rc: ipf.Client) -> None:
 
 def test_many_threads_share_a_client(rc: ipf.Client) -> None:
     """Threads that submit and wait at once each get their own results."""
-    failures: list[object] = []
 
     def work(number: int) -> None:
-        try:
-            view = rc.load_balanced_view()
-            for n in range(20):
-                value = view.apply_async(lambda a, b: (a, b), number, n).get(TIMEOUT_S)
-                assert value == (number, n)
-            assert view.map_sync(lambda x: x * 3, range(50)) == [x * 3 for x in range(50)]
-        except BaseException as error:
-            failures.append(error)
+        view = rc.load_balanced_view()
+        for n in range(20):
+            value = view.apply_async(lambda a, b: (a, b), number, n).get(TIMEOUT_S)
+            assert value == (number, n)
+        assert view.map_sync(lambda x: x * 3, range(50)) == [x * 3 for x in range(50)]
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT_S)
-    assert not failures
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(8), timeout=TIMEOUT_S)) == [None] * 8
 
 
 def test_two_clients_do_not_mix(rc: ipf.Client) -> None:
