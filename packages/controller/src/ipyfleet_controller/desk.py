@@ -1,15 +1,14 @@
 """The desk: writes down what happens, in batches, and answers questions about it.
 
 What lives here: `Desk`. The router tells it of groups and results on the hot path, where that
-costs an append; `flush` writes them when the router has nothing better to do. What must not:
-sockets.
+costs an append; `flush` writes them when the router has had nothing to do for a while. What must
+not: sockets.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import msgspec
 
@@ -26,8 +25,12 @@ from .scheduler.engine_queue import EngineQueue
 from .scheduler.group import TaskGroup
 from .scheduler.state import SchedulerState
 
-FLUSH_ENTRIES = 1024
-"""Entries that are written even though messages wait."""
+FLUSH_ENTRIES = 256
+"""Entries that are written even though messages wait; few, since the messages wait so long."""
+
+
+_NotedGroup: TypeAlias = tuple[TaskGroup, float]
+_NotedResults: TypeAlias = tuple[m.Results, list[SliceFrames], bytes, float]
 
 
 class Desk:
@@ -38,44 +41,38 @@ class Desk:
         self._database = database
         self._registry = registry
         self._state = state
-        self._groups_and_results: list[GroupEntry | tuple[m.Results, list[SliceFrames], str]] = []
+        self._noted: list[_NotedGroup | _NotedResults] = []
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something was noted and not written."""
+        return bool(self._noted)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much was noted that it should be written now."""
+        return len(self._noted) >= FLUSH_ENTRIES
 
     def note_group(self, group: TaskGroup, submitted: float) -> None:
         """Note that a group was submitted at a time (seconds since the epoch)."""
-        options, function = group.options, group.function
-        self._groups_and_results.append(
-            GroupEntry(
-                group.client,
-                group.first,
-                group.count,
-                options.label,
-                options.method,
-                options.placement,
-                function.name if function else "",
-                submitted,
-            )
-        )
+        self._noted.append((group, submitted))
 
-    def note_results(self, message: m.Results, parts: list[SliceFrames]) -> None:
-        """Note results that were delivered, with the frames of each slice."""
+    def note_results(self, message: m.Results, parts: list[SliceFrames], received: float) -> None:
+        """Note results that were delivered at a time, with the frames of each slice."""
         engine = self._registry.engines.get(EngineId(message.engine))
-        uuid = engine.peer.hex() if engine else ""
-        self._groups_and_results.append((message, parts, uuid))
-        if len(self._groups_and_results) >= FLUSH_ENTRIES:
-            self.flush()
+        self._noted.append((message, parts, engine.peer if engine else b"", received))
 
     def flush(self) -> None:
         """Write down what was noted."""
-        if not self._groups_and_results:
+        if not self._noted:
             return
-        noted, self._groups_and_results = self._groups_and_results, []
+        noted, self._noted = self._noted, []
         entries: list[GroupEntry | ResultsEntry] = []
-        now = time.time()
         for item in noted:
-            if isinstance(item, GroupEntry):
-                entries.append(item)
+            if len(item) == 2:
+                entries.append(_group_entry(*item))
             else:
-                entries += _entries(*item, now)
+                entries += _results_entries(*item)
         self._database.write(entries)
 
     def answer(self, request: int, question: m.Question) -> tuple[m.Reply, list[Frame]]:
@@ -168,9 +165,24 @@ class Desk:
     }
 
 
-def _entries(
-    message: m.Results, parts: list[SliceFrames], uuid: str, now: float
+def _group_entry(group: TaskGroup, submitted: float) -> GroupEntry:
+    options, function = group.options, group.function
+    return GroupEntry(
+        group.client,
+        group.first,
+        group.count,
+        options.label,
+        options.method,
+        options.placement,
+        function.name if function else "",
+        submitted,
+    )
+
+
+def _results_entries(
+    message: m.Results, parts: list[SliceFrames], engine: bytes, received: float
 ) -> list[ResultsEntry]:
+    uuid = engine.hex()
     return [
         ResultsEntry(
             message.client,
@@ -181,7 +193,7 @@ def _entries(
             piece.status,
             piece.started,
             piece.completed,
-            now,
+            received,
             piece.columns,
             part.payload,
         )

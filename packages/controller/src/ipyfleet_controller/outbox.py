@@ -21,6 +21,9 @@ from ipyfleet_protocol.messages import Output, OutputItem
 OUTPUT_MAX_BYTES = 16 << 20
 """Bytes waiting for one peer above which its further output is given up."""
 
+_DONTWAIT = int(zmq.DONTWAIT)
+_MORE = int(zmq.SNDMORE | zmq.DONTWAIT)
+
 COPY_MAX_BYTES = 1 << 16
 """Frames that are not the socket's own are copied up to this size: that is cheaper than telling
 another thread when they are free again."""
@@ -105,10 +108,9 @@ class Outbox:
     def _try(self, identity: RoutingId, header: Frame, frames: Sequence[Frame]) -> bool:
         """Send unless the pipe is full. A message to nobody counts as sent."""
         send = self._socket.send
-        more = zmq.SNDMORE | zmq.DONTWAIT
         try:
             # Only the first part can fail: it chooses the pipe, and that takes whole messages.
-            send(identity, more)
+            send(identity, _MORE)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -116,13 +118,16 @@ class Outbox:
                 raise
             self.unreachable.append(identity)
             return True
-        parts = (header, *frames)
-        last = len(parts) - 1
-        for number, part in enumerate(parts):
-            flags = zmq.DONTWAIT if number == last else more
-            copy = not isinstance(part, zmq.Frame) and len(part) <= COPY_MAX_BYTES
-            send(part, flags, copy=copy)
+        part = header
+        for following in frames:
+            send(part, _MORE, copy=_is_copied(part))
+            part = following
+        send(part, _DONTWAIT, copy=_is_copied(part))
         return True
+
+
+def _is_copied(part: Frame) -> bool:
+    return len(part) <= COPY_MAX_BYTES and not isinstance(part, zmq.Frame)
 
 
 def _without_content(message: Output, frames: Sequence[Frame]) -> Output:

@@ -1,7 +1,7 @@
 """What a database of task records can do, and what it is given.
 
-What lives here: the interface `TaskDatabase`, the entries written to it, and the fields of a
-record. What must not: storage.
+What lives here: the interface `TaskDatabase`, the entries written to it, the fields of a record
+and the bounds of what is kept. What must not: storage.
 
 A **record** is a dictionary with the keys of `FIELDS`. Times are seconds since the epoch, None
 for "not yet"; so ``{"completed": None}`` finds pending tasks and ``{"completed": {"$ne": None}}``
@@ -20,27 +20,56 @@ from ipyfleet_protocol.messages import Columns, Method, Placement
 
 Record: TypeAlias = dict[str, Any]
 
-FIELDS = {
-    "msg_id": "the task's public id",
-    "client_uuid": "hex id of the client that submitted it",
-    "seq": "its number at that client",
-    "label": "the user's name for the work",
-    "method": "apply, map or execute",
-    "queue": "mux for a direct task, task for a balanced one",
-    "name": "the function's name",
-    "submitted": "when it was submitted, the controller's clock",
-    "started": "when it started, the engine's clock",
-    "completed": "when it ended, the engine's clock; the controller's where it never ran",
-    "received": "when its result was recorded",
-    "status": "None while it is pending, then ok, error or aborted",
-    "engine_id": "the engine that ran it, or None",
-    "engine_uuid": "that engine's hex id, or None",
-    "error": "None, or a dictionary with ename, evalue, traceback",
+FIELDS: dict[str, tuple[type, str]] = {
+    "msg_id": (str, "the task's public id"),
+    "client_uuid": (str, "hex id of the client that submitted it"),
+    "seq": (int, "its number at that client"),
+    "label": (str, "the user's name for the work"),
+    "method": (str, "apply, map or execute"),
+    "queue": (str, "mux for a direct task, task for a balanced one"),
+    "name": (str, "the function's name"),
+    "submitted": (float, "when it was submitted, the controller's clock"),
+    "started": (float, "when it started, the engine's clock"),
+    "completed": (float, "when it ended, the engine's clock; the controller's if it never ran"),
+    "received": (float, "when its result reached the controller"),
+    "status": (str, "None while it is pending, then ok, error or aborted"),
+    "engine_id": (int, "the engine that ran it, or None"),
+    "engine_uuid": (str, "that engine's hex id, or None"),
+    "error": (dict, "None, or a dictionary with ename, evalue, traceback"),
+    "result": (
+        str,
+        "None while it is pending, then kept, or why the result was not: one of LOSSES",
+    ),
 }
-"""The keys of a record and what they mean."""
+"""The keys of a record: the type of their values and what they mean."""
 
 STATUS_NAMES = ("ok", "error", "aborted")
 """The names of `messages.OK`, `FAILED` and `ABORTED`."""
+
+INLINE, BLOB, TOO_LARGE, GONE = 0, 1, 2, 3
+"""What a byte of `Columns.blobs` says here: 0 and 1 as on the wire; the frame is empty because the
+buffer was too large to keep; because its blob was gone before it could be read."""
+
+LOSSES = ("too large", "gone", "missed")
+"""Why a record has no result: larger than `Limits.result_bytes`; in shared memory that was freed
+before it could be read; or the database was slower than the results."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much is kept. Only groups all of whose tasks have ended are ever dropped, the oldest
+    first.
+
+    Attributes:
+        max_records: number of tasks; None for any.
+        max_bytes: bytes of results and columns.
+        max_age_s: seconds since the last result of a group.
+        result_bytes: a larger pickle or buffer is not kept, and its record says so.
+    """
+
+    max_records: int | None = None
+    max_bytes: int = 1 << 30
+    max_age_s: float = 7 * 86400.0
+    result_bytes: int = 64 << 20
 
 
 class GroupEntry(msgspec.Struct):
@@ -57,7 +86,11 @@ class GroupEntry(msgspec.Struct):
 
 
 class ResultsEntry(msgspec.Struct):
-    """How some tasks of one client ended; the columns are those of `messages.ResultSlice`."""
+    """How some tasks of one client ended; the columns are those of `messages.ResultSlice`, but
+    that no frame is a blob handle and `Columns.blobs` may say more (`TOO_LARGE`, `GONE`).
+
+    Where `loss` is one of `LOSSES`, there are no frames and `columns` are without meaning.
+    """
 
     client: bytes
     first: int
@@ -70,26 +103,34 @@ class ResultsEntry(msgspec.Struct):
     received: float
     columns: Columns
     frames: Sequence[Frame]
+    loss: str = ""
 
 
 class StoredResult(msgspec.Struct):
-    """The payload of an ended task: pickle frame, then buffers, of which some may be blob
-    handles.
-    """
+    """The payload of an ended task: pickle frame, then buffers; all of them inline."""
 
     frames: list[Frame]
-    blobs: bytes
 
 
 class TaskDatabase(Protocol):
-    """A store of task records. Called by the desk, in batches, never between two messages.
+    """A store of task records. All calls come from one thread, the keeper's; the first of them
+    may open files or connections.
 
-    Records of tasks that have not ended are never dropped, whatever the bounds.
+    Records of tasks that have not ended are never dropped, whatever the bounds. Every method but
+    `close` may raise `DatabaseUnavailable`; nothing has been done then, and the call can be
+    repeated.
     """
 
-    def write(self, entries: Iterable[GroupEntry | ResultsEntry]) -> None:
-        """Take in entries, in the order in which things happened. Results of unknown tasks are
-        ignored.
+    def open(self) -> None:
+        """Open what has to be opened, so that the first entries need not wait for it."""
+        ...
+
+    def write(self, entries: Sequence[GroupEntry | ResultsEntry]) -> None:
+        """Take in entries, in the order in which things happened; all of them or none. Results of
+        unknown tasks, and what is known already, are ignored.
+
+        Raises:
+            BadEntry: if one of them cannot be stored.
         """
         ...
 
@@ -98,7 +139,7 @@ class TaskDatabase(Protocol):
         ...
 
     def result(self, msg_id: str) -> StoredResult | None:
-        """Return the payload of an ended task, or None."""
+        """Return the payload of an ended task, or None; the record's `result` says why."""
         ...
 
     def find(self, query: dict[str, Any], keys: Sequence[str] | None = None) -> list[Record]:
@@ -128,8 +169,14 @@ class TaskDatabase(Protocol):
         """
         ...
 
+    def cull(self, now: float) -> int:
+        """Drop what exceeds the limits at a time (seconds since the epoch); return how many
+        records.
+        """
+        ...
+
     def statistics(self) -> dict[str, int]:
-        """Return numbers: ``records``, ``bytes``, ``culled``."""
+        """Return numbers: ``records``, ``bytes``, ``culled``. Needs nothing to be open."""
         ...
 
     def close(self) -> None:
@@ -137,5 +184,25 @@ class TaskDatabase(Protocol):
         ...
 
 
+class DatabaseUnavailable(Exception):
+    """The database cannot be used now: locked, full, read-only, unreachable. The text says why."""
+
+
+class BadEntry(Exception):
+    """An entry cannot be stored by this database, now or ever."""
+
+
+class NoData(KeyError):
+    """Nothing is recorded, because nobody wanted it (`--nodb`)."""
+
+
 class PendingError(IndexError):
     """A record cannot be dropped: its task has not ended."""
+
+
+def loss_of(flags: Iterable[int]) -> str:
+    """Return why a result with these buffers is not whole, or "" if it is."""
+    for flag in flags:
+        if flag >= TOO_LARGE:
+            return LOSSES[flag - TOO_LARGE]
+    return ""
