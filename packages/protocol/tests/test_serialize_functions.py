@@ -52,6 +52,28 @@ def test_frames_are_cached():
     assert pack_function(f) is pack_function(f)
 
 
+@pytest.mark.parametrize("f", [abs, math.floor, functools.reduce, functools.wraps, complex])
+def test_what_travels_by_name_is_cached_by_name(f):
+    """A function that its module has under its name is pickled once and means the same there."""
+    assert pack_function(f) is pack_function(f)
+    assert unpack_function(pack_function(f).frames) is f
+
+
+def test_a_name_that_means_something_else_now_is_not_taken_from_the_cache(monkeypatch):
+    """The cache by name asks each time whether the module still has the function there."""
+    before = pack_function(functools.wraps)
+
+    def wraps(x):
+        return x
+
+    wraps.__module__, wraps.__qualname__ = "functools", "wraps"
+    assert pack_function(wraps).function.digest != before.function.digest
+    original = functools.wraps
+    monkeypatch.setattr(functools, "wraps", wraps)
+    assert pack_function(wraps) is before
+    assert unpack_function(pack_function(original).frames) is not wraps
+
+
 def test_cache_does_not_keep_functions_alive():
     """The cache is weak."""
     f = main_function("def f(x): return x")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import functools
 import os
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -52,17 +53,34 @@ class _Cached(NamedTuple):
 
 _cache: weakref.WeakKeyDictionary[types.FunctionType, _Cached] = weakref.WeakKeyDictionary()
 
+# What travels by name, by module and qualified name, with the generation of the fallback pickler.
+_by_name: dict[tuple[str, str], tuple[int, PackedFunction]] = {}
+_BY_NAME_MAX = 4096
+_NAMED_KINDS = frozenset((types.FunctionType, types.BuiltinFunctionType, type))
+
 
 def pack_function(f: Callable[..., Any] | Reference) -> PackedFunction:
     """Pickle a function for a group of tasks.
 
-    Quick for a function seen before whose pickle depends on its code alone: no closure,
-    immutable defaults, no attributes. All of that is compared again at each call.
+    Quick for a function seen before whose pickle depends on its code alone (no closure,
+    immutable defaults, no attributes) or on its name alone (it is what its module has under that
+    name). All of that is looked at again at each call.
 
     Raises:
         TypeError: ``f`` is neither callable nor a `Reference`.
         PackError: ``f`` cannot be pickled (it is a TypeError too).
     """
+    name = _importable_name(f)
+    if name is not None:
+        known = _by_name.get(name)
+        if known is not None and known[0] == fallback_generation():
+            return known[1]
+        packed = _pack_function(f)
+        if packed.frames[0][-len(_BY_REFERENCE_END) :] == _BY_REFERENCE_END:
+            if len(_by_name) >= _BY_NAME_MAX:
+                _by_name.clear()
+            _by_name[name] = (fallback_generation(), packed)
+        return packed
     ingredients = _ingredients(f)
     if ingredients is not None:
         assert isinstance(f, types.FunctionType)
@@ -132,6 +150,19 @@ def _name_of(f: Any) -> str:
 
 
 # --- what may be cached ---
+
+
+def _importable_name(f: Any) -> tuple[str, str] | None:
+    """Module and qualified name of what a module has under just that name now, else None."""
+    if type(f) not in _NAMED_KINDS:
+        return None
+    module, path = f.__module__, f.__qualname__
+    if module == "__main__" or type(module) is not str:
+        return None
+    found: Any = sys.modules.get(module)
+    for name in path.split(".") if "." in path else (path,):
+        found = getattr(found, name, None)
+    return (module, path) if found is f else None
 
 
 def _ingredients(f: Any) -> tuple[Any, ...] | None:
