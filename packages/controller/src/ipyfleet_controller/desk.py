@@ -132,7 +132,7 @@ class Desk:
                 continue
             result = self._database.result(msg_id)
             record["frames"] = len(result.frames) if result else 0
-            record["blobs"] = result.blobs if result else b""
+            record["blobs"] = b""
             frames += result.frames if result else []
         return records, frames
 

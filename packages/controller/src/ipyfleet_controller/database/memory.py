@@ -1,171 +1,104 @@
-"""Records in memory, bounded by number and bytes.
+"""Records in memory, bounded by number, bytes and age.
 
-What lives here: `MemoryDatabase`. A group is kept as compact columns and a record is made of them
-when somebody asks. The oldest groups all of whose tasks have ended are dropped when a bound is
-exceeded.
+What lives here: `MemoryDatabase`. The oldest groups all of whose tasks have ended are dropped when
+a bound is exceeded. What is recorded here ends with the controller.
 """
 
 from __future__ import annotations
 
-import math
-from array import array
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ipyfleet_protocol.codec import decode_part
-from ipyfleet_protocol.columns import Frame, Payloads, read_float64
-from ipyfleet_protocol.errors import ProtocolError
-from ipyfleet_protocol.ids import parse_msg_id
-from ipyfleet_protocol.messages import OK, ErrorInfo
+from ipyfleet_protocol.ids import format_msg_id, parse_msg_id
 
-from .base import STATUS_NAMES, GroupEntry, PendingError, Record, ResultsEntry, StoredResult
-from .query import check_query, matches
+from .base import (
+    GroupEntry,
+    Limits,
+    PendingError,
+    Record,
+    ResultsEntry,
+    StoredResult,
+    TaskDatabase,
+)
+from .live import Coverage, GroupIndex
+from .place import DatabasePlace
+from .recorded import PENDING, PURGED, RecordedGroup, Search, cut
 
-MAX_RECORDS = 1 << 16
-"""Records kept by default."""
+MAX_RECORDS = 1 << 20
+"""Records kept by default; in columns, that is some 25 MB."""
 
 MAX_BYTES = 64 << 20
-"""Bytes of results kept by default."""
+"""Bytes of results and columns kept by default."""
 
 OWNED_MIN_BYTES = 8192
 """A received frame smaller than this may hold on to a whole receive buffer, so it is copied."""
 
-PENDING, PURGED = 255, 254
 
-
-class _Group:
-    """The tasks of one entry, as columns; those about results are made with the first result."""
-
-    __slots__ = (
-        "chunks",
-        "completed",
-        "engines",
-        "entry",
-        "n_bytes",
-        "n_live",
-        "started",
-        "starts",
-        "status",
+def open_database(place: DatabasePlace) -> TaskDatabase:
+    """Return the backend for a controller; part of the table of backends."""
+    limits = place.limits
+    return MemoryDatabase(
+        max_records=MAX_RECORDS if limits.max_records is None else limits.max_records,
+        max_bytes=min(MAX_BYTES, limits.max_bytes),
+        max_age_s=limits.max_age_s,
     )
 
+
+class _Group(RecordedGroup):
+    __slots__ = ("ended", "is_here", "n_bytes", "n_purged", "touched")
+
     def __init__(self, entry: GroupEntry) -> None:
-        self.entry = entry
-        self.status = bytearray((PENDING,)) * entry.count
-        self.n_live = entry.count
+        super().__init__(entry)
+        self.ended = Coverage()
         self.n_bytes = 0
-        self.started: array[float] | None = None
-        self.completed: array[float] | None = None
-        # Where in the group each entry of results begins, ascending, and the entries.
-        self.starts: list[int] = []
-        self.chunks: list[ResultsEntry] = []
-        self.engines: array[int] | None = None
-
-    def add(self, start: int, offset: int, count: int, entry: ResultsEntry) -> None:
-        """Take in how tasks from index `start` on ended: items `offset …` of an entry."""
-        if self.started is None or self.completed is None or self.engines is None:
-            size = self.entry.count
-            self.started = array("d", [math.nan]) * size
-            self.completed = array("d", [math.nan]) * size
-            self.engines = array("i", [-1]) * size
-        stop = start + count
-        self.n_live -= self.status.count(PENDING, start, stop)
-        self.status[start:stop] = entry.status[offset : offset + count]
-        self.started[start:stop] = array("d", read_float64(entry.started)[offset : offset + count])
-        self.completed[start:stop] = array(
-            "d", read_float64(entry.completed)[offset : offset + count]
-        )
-        self.engines[start:stop] = array("i", [entry.engine_id]) * count
-        position = bisect_right(self.starts, start)
-        self.starts.insert(position, start)
-        self.chunks.insert(position, entry)
-        self.n_bytes += sum(map(len, entry.frames)) + 21 * count
-
-    def chunk(self, index: int) -> ResultsEntry:
-        """Return the entry that brought an ended task's result."""
-        return self.chunks[bisect_right(self.starts, index) - 1]
-
-    def result(self, index: int) -> StoredResult:
-        """Return the payload of an ended task."""
-        entry = self.chunk(index)
-        payloads = Payloads(entry.columns, entry.frames)
-        at = self.entry.first + index - entry.first
-        frames: list[Frame] = [payloads.pickle(at), *payloads.buffer_frames(at)]
-        return StoredResult(frames, payloads.buffer_blobs(at))
-
-    def record(self, index: int) -> Record:
-        """Return the record of one task."""
-        entry, status = self.entry, self.status[index]
-        record: Record = {
-            "msg_id": f"{entry.client.hex()}_{entry.first + index}",
-            "client_uuid": entry.client.hex(),
-            "seq": entry.first + index,
-            "label": entry.label,
-            "method": entry.method,
-            "queue": "mux" if entry.placement == "direct" else "task",
-            "name": entry.name,
-            "submitted": entry.submitted,
-            "started": None,
-            "completed": None,
-            "received": None,
-            "status": None,
-            "engine_id": None,
-            "engine_uuid": None,
-            "error": None,
-        }
-        if status >= len(STATUS_NAMES) or self.started is None or self.completed is None:
-            return record
-        result = self.chunk(index)
-        started, completed = self.started[index], self.completed[index]
-        record["status"] = STATUS_NAMES[status]
-        record["started"] = None if math.isnan(started) else started
-        record["completed"] = result.received if math.isnan(completed) else completed
-        record["received"] = result.received
-        if result.engine_id >= 0:
-            record["engine_id"] = result.engine_id
-            record["engine_uuid"] = result.engine_uuid
-        if status != OK:
-            record["error"] = _error(self.result(index).frames[0])
-        return record
+        self.n_purged = 0
+        self.touched = entry.submitted
+        self.is_here = True
 
 
 class MemoryDatabase:
     """The `TaskDatabase` that forgets when the controller ends."""
 
-    def __init__(self, *, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        max_records: int = MAX_RECORDS,
+        max_bytes: int = MAX_BYTES,
+        max_age_s: float = Limits().max_age_s,
+    ) -> None:
         """Start empty.
 
         Args:
             max_records: number of records above which the oldest ended groups are dropped.
-            max_bytes: the same for bytes of results.
+            max_bytes: the same for bytes of results and their columns.
+            max_age_s: seconds after its last result when a group is dropped.
         """
         self._max_records = max_records
         self._max_bytes = max_bytes
-        self._groups: dict[bytes, list[_Group]] = {}
+        self._max_age_s = max_age_s
+        self._groups: GroupIndex[_Group] = GroupIndex()
         self._order: dict[_Group, None] = {}
         self._done: deque[_Group] = deque()
         self._n_records = 0
         self._n_bytes = 0
         self._n_culled = 0
 
-    def write(self, entries: Iterable[GroupEntry | ResultsEntry]) -> None:
+    def open(self) -> None:
+        """Nothing is to be opened."""
+
+    def write(self, entries: Sequence[GroupEntry | ResultsEntry]) -> None:
         """Take in entries."""
         for entry in entries:
             if isinstance(entry, GroupEntry):
-                group = _Group(entry)
-                self._groups.setdefault(entry.client, []).append(group)
-                self._order[group] = None
-                self._n_records += entry.count
+                for part in self._groups.uncovered(entry):
+                    group = _Group(part)
+                    self._groups.add(group)
+                    self._order[group] = None
+                    self._n_records += part.count
             else:
                 self._write_results(entry)
-        while self._done and (
-            self._n_records > self._max_records or self._n_bytes > self._max_bytes
-        ):
-            group = self._done.popleft()
-            if group in self._order:
-                self._n_culled += group.entry.count - group.status.count(PURGED)
-                self._drop(group)
+        self._cull_to(self._max_records, self._max_bytes)
 
     def get(self, msg_id: str) -> Record | None:
         """Return the record of a task, or None."""
@@ -175,18 +108,17 @@ class MemoryDatabase:
     def result(self, msg_id: str) -> StoredResult | None:
         """Return the payload of an ended task, or None."""
         found = self._find(msg_id)
-        if found is None or found[0].status[found[1]] >= len(STATUS_NAMES):
-            return None
-        return found[0].result(found[1])
+        return None if found is None else found[0].result(found[1])
 
     def find(self, query: dict[str, Any], keys: Sequence[str] | None = None) -> list[Record]:
         """Return the records that match, in the order of submission."""
-        checked = check_query(query)
-        found = [record for record in self._records() if matches(record, checked)]
-        if keys is None:
-            return found
-        wanted = ["msg_id", *(key for key in keys if key != "msg_id")]
-        return [{key: record[key] for key in wanted if key in record} for record in found]
+        search = Search(query, keys)
+        return [
+            record
+            for group in self._order
+            if search.has_group(group.entry)
+            for record in search.records(group)
+        ]
 
     def history(self) -> list[str]:
         """Return all msg_ids in the order of submission."""
@@ -194,7 +126,7 @@ class MemoryDatabase:
             f"{group.entry.client.hex()}_{group.entry.first + index}"
             for group in self._order
             for index in range(group.entry.count)
-            if group.status[index] != PURGED
+            if not group.n_purged or group.status(index) != PURGED
         ]
 
     def purge(
@@ -206,25 +138,26 @@ class MemoryDatabase:
             found = self._find(msg_id)
             if found is None:
                 raise KeyError(f"no such task: {msg_id}")
-            if found[0].status[found[1]] == PENDING:
+            if found[0].status(found[1]) == PENDING:
                 raise PendingError(f"the task has not ended: {msg_id}")
             doomed.append(found)
         if msg_ids is None or engine_ids is not None:
             engines = None if engine_ids is None else set(engine_ids)
-            for group in self._order:
-                for index, status in enumerate(group.status):
-                    if status < len(STATUS_NAMES) and (
-                        engines is None or (group.engines and group.engines[index] in engines)
-                    ):
-                        doomed.append((group, index))
-        n_purged = 0
-        for group, index in doomed:
-            n_purged += group.status[index] != PURGED
-            group.status[index] = PURGED
-        for group in {id(group): group for group, _ in doomed}.values():
-            if group.status.count(PURGED) == group.entry.count and group in self._order:
-                self._drop(group)
-        return n_purged
+            doomed += [
+                (group, index)
+                for group in self._order
+                for chunk in group.chunks
+                if engines is None or chunk.engine_id in engines
+                for index in range(chunk.start, chunk.start + chunk.count)
+            ]
+        return sum(self._purge_one(group, index) for group, index in doomed)
+
+    def cull(self, now: float) -> int:
+        """Drop groups that are too old."""
+        before = self._n_culled
+        while self._done and self._done[0].touched < now - self._max_age_s:
+            self._cull_oldest()
+        return self._n_culled - before
 
     def statistics(self) -> dict[str, int]:
         """Return numbers of records, bytes of results and culled records."""
@@ -238,61 +171,60 @@ class MemoryDatabase:
             bytes(memoryview(frame)) if len(frame) < OWNED_MIN_BYTES else frame
             for frame in entry.frames
         ]
-        seq, end = entry.first, entry.first + entry.count
-        while seq < end:
-            group = self._group_of(entry.client, seq)
-            if group is None:
-                return
-            start = seq - group.entry.first
-            count = min(end - seq, group.entry.count - start)
-            before = group.n_bytes
-            group.add(start, seq - entry.first, count, entry)
-            self._n_bytes += group.n_bytes - before
-            if not group.n_live:
+        for group, start, stop in self._groups.runs(entry):
+            if group.ended.n_covered == group.entry.count:
+                continue
+            for begin, end in group.ended.add(start, stop):
+                chunk = cut(entry, group.entry, begin, end)
+                group.add(chunk)
+                group.n_bytes += chunk.n_bytes
+                self._n_bytes += chunk.n_bytes
+            group.touched = max(group.touched, entry.received)
+            if group.ended.n_covered == group.entry.count:
                 self._done.append(group)
-            seq += count
-
-    def _group_of(self, client: bytes, seq: int) -> _Group | None:
-        groups = self._groups.get(client, [])
-        position = bisect_right(groups, seq, key=lambda group: group.entry.first) - 1
-        if position < 0:
-            return None
-        group = groups[position]
-        return group if seq < group.entry.first + group.entry.count else None
 
     def _find(self, msg_id: str) -> tuple[_Group, int] | None:
         try:
             client, seq = parse_msg_id(msg_id)
         except ValueError:
             return None
-        group = self._group_of(client, seq)
-        if group is None or group.status[seq - group.entry.first] == PURGED:
+        # There are several ways to write a number, and only one is the id.
+        group = self._groups.at(client, seq) if format_msg_id(client, seq) == msg_id else None
+        if group is None or group.status(seq - group.entry.first) == PURGED:
             return None
         return group, seq - group.entry.first
 
-    def _records(self) -> Iterator[Record]:
-        for group in self._order:
-            for index in range(group.entry.count):
-                if group.status[index] != PURGED:
-                    yield group.record(index)
+    def _purge_one(self, group: _Group, index: int) -> bool:
+        chunk = group.chunk_of(index)
+        if chunk is None:
+            return False
+        before = chunk.n_bytes
+        if not chunk.purge(index):
+            return False
+        group.n_purged += 1
+        group.n_bytes += chunk.n_bytes - before
+        self._n_bytes += chunk.n_bytes - before
+        self._n_records -= 1
+        if group.n_purged == group.entry.count:
+            self._drop(group)
+        return True
+
+    def _cull_to(self, max_records: int, max_bytes: int) -> None:
+        while self._done and (self._n_records > max_records or self._n_bytes > max_bytes):
+            self._cull_oldest()
+
+    def _cull_oldest(self) -> None:
+        group = self._done.popleft()
+        if group.is_here:
+            self._n_culled += group.entry.count - group.n_purged
+            self._drop(group)
 
     def _drop(self, group: _Group) -> None:
+        group.is_here = False
         del self._order[group]
-        groups = self._groups[group.entry.client]
-        position = bisect_right(groups, group.entry.first, key=lambda g: g.entry.first) - 1
-        del groups[position]
-        if not groups:
-            del self._groups[group.entry.client]
-        self._n_records -= group.entry.count
+        self._groups.remove(group)
+        self._n_records -= group.entry.count - group.n_purged
         self._n_bytes -= group.n_bytes
 
 
-def _error(payload: Frame) -> dict[str, Any] | None:
-    try:
-        info = decode_part(payload, ErrorInfo)
-    except ProtocolError:
-        return None
-    return {"ename": info.ename, "evalue": info.evalue, "traceback": info.traceback}
-
-
-__all__ = ["MAX_BYTES", "MAX_RECORDS", "MemoryDatabase"]
+__all__ = ["MAX_BYTES", "MAX_RECORDS", "MemoryDatabase", "open_database"]
