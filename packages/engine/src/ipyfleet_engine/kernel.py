@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import types
-from typing import Any, NoReturn
+from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
 from IPython.core.error import StdinNotImplementedError
@@ -17,6 +17,7 @@ from traitlets.config import Config
 
 from ipyfleet_protocol.ids import PeerId, format_msg_id
 
+from .frontends import FrontendRequest
 from .ipykernel_hooks import (
     FleetShell,
     MainThreadOnly,
@@ -54,6 +55,8 @@ class FleetKernel(IPythonKernel):
         task = self.collector.task
         if task is None:
             return {}
+        if isinstance(task, FrontendRequest):
+            return task.message
         header = {
             "msg_id": format_msg_id(PeerId(task.client), task.seq),
             "msg_type": "execute_request",
@@ -62,23 +65,29 @@ class FleetKernel(IPythonKernel):
         }
         return {"header": header, "parent_header": {}, "metadata": {}, "content": {}}
 
-    def raw_input(self, prompt: str = "") -> NoReturn:
-        """Refuse `input()`.
+    def raw_input(self, prompt: str = "") -> str:
+        """Ask the frontend whose request is answered; refuse the `input()` of a task.
 
         Raises:
-            StdinNotImplementedError: always.
+            StdinNotImplementedError: in a task.
         """
+        task = self.collector.task
+        if isinstance(task, FrontendRequest):
+            return task.ask(str(prompt), password=False)
         raise StdinNotImplementedError(
             "input() was called on an engine, which has nobody to ask; pass the value as an "
             "argument, or push it into the namespace first: view['name'] = value"
         )
 
-    def getpass(self, prompt: str = "", stream: Any = None, **kwargs: Any) -> NoReturn:
-        """Refuse `getpass.getpass()`.
+    def getpass(self, prompt: str = "", stream: Any = None, **kwargs: Any) -> str:
+        """The same for `getpass.getpass()`.
 
         Raises:
-            StdinNotImplementedError: always.
+            StdinNotImplementedError: in a task.
         """
+        task = self.collector.task
+        if isinstance(task, FrontendRequest):
+            return task.ask(prompt, password=True)
         raise StdinNotImplementedError(
             "getpass() was called on an engine, which has nobody to ask; pass the value as an "
             "argument"

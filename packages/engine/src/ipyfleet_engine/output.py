@@ -18,7 +18,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import msgspec
 
@@ -39,6 +39,22 @@ _DROPPABLE = frozenset(
 _encode_content = msgspec.msgpack.Encoder(enc_hook=str).encode
 
 
+class Sink(Protocol):
+    """Where output goes that is not a task's."""
+
+    def write(self, name: str, text: str) -> None:
+        """Take text of "stdout" or "stderr"."""
+
+    def publish(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        buffers: Sequence[Any] = (),
+    ) -> None:
+        """Take a Jupyter message."""
+
+
 class TaskOutput:
     """A task as the collector sees it.
 
@@ -46,9 +62,12 @@ class TaskOutput:
         client, seq: the task.
         n_items: output items that have left.
         dropped_bytes: dropped since the last item that left.
+        sink: where output goes instead; None for all tasks (`frontends` has what is none).
     """
 
     __slots__ = ("client", "dropped_bytes", "n_items", "seq")
+
+    sink: Sink | None = None
 
     def __init__(self, client: bytes, seq: int) -> None:
         self.client = client
@@ -106,6 +125,9 @@ class OutputCollector:
             return False
         if not text:
             return True
+        if task.sink is not None:
+            task.sink.write(kind, text)
+            return True
         if len(text) > self.max_bytes // 2:
             kept = self.max_bytes // 2
             with self._lock:
@@ -143,6 +165,9 @@ class OutputCollector:
         task = self.task
         if task is None:
             return False
+        if task.sink is not None:
+            # What only tasks have (`data`); the rest came through `FleetSession`.
+            return True
         item = _Pending(task, kind)
         item.content = _encode_content(content)
         item.buffers = [bytes(memoryview(buffer)) for buffer in buffers]

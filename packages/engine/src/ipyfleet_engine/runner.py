@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,6 +53,10 @@ SEND_INTERVAL_S = 0.001
 TURN_S = 0.010
 BUFFER_MAX_BYTES = 1024 * 1024
 DROPS_KEPT_S = 5.0
+
+
+Visit = Callable[[], Coroutine[Any, Any, None]]
+"""Work that is no task, awaited between two tasks."""
 
 
 class Sender(Protocol):
@@ -102,6 +107,7 @@ class TaskRunner:
         self._last_drop = 0.0
         self._busy = False
         self._deferred: list[Callable[[], None]] = []
+        self._visits: deque[Visit] = deque()
 
     def attach(self, channel: Sender) -> None:
         """Take the channel over which tasks come and results go."""
@@ -131,6 +137,11 @@ class TaskRunner:
         self._deferred.append(action)
         self._loop.call_soon_threadsafe(self.pump)
 
+    def visit(self, action: Visit) -> None:
+        """Have the main thread await what `action` returns between two tasks; from any thread."""
+        self._visits.append(action)
+        self._loop.call_soon_threadsafe(self.pump)
+
     # -- the loop -----------------------------------------------------------------------------
 
     def pump(self) -> None:
@@ -153,6 +164,9 @@ class TaskRunner:
         while not self.stopping:
             while self._deferred:
                 self._deferred.pop(0)()
+            if self._visits:
+                self._receive_visit(self._visits.popleft())
+                return True
             claim = self.queue.claim()
             if claim is None:
                 if channel.receive():
@@ -266,6 +280,18 @@ class TaskRunner:
         elif (error := waiting.exception()) is not None:
             log.error("the engine failed at a task", exc_info=error)
             self.outcomes.fail(task, error)
+        self.pump()
+
+    def _receive_visit(self, action: Visit) -> None:
+        if self.outcomes:
+            self.flush()
+        self._running[0] = IDLE
+        self._loop.create_task(action()).add_done_callback(self._visited)
+
+    def _visited(self, waiting: asyncio.Task[None]) -> None:
+        self._busy = False
+        if not waiting.cancelled() and (error := waiting.exception()) is not None:
+            log.error("the engine failed at a visit", exc_info=error)
         self.pump()
 
     async def _await(self, task: RunningTask, outcome: Awaiting, self_name: str) -> None:

@@ -57,7 +57,11 @@ class FleetSession(Session):
             message = msg_or_type
             buffers = buffers or message.get("buffers")
         kind = message["header"]["msg_type"]
-        if self.collector is not None and kind in _KINDS:
+        task = None if self.collector is None else self.collector.task
+        if task is not None and task.sink is not None:
+            content, metadata = message["content"], message.get("metadata")
+            task.sink.publish(kind, content, metadata, buffers or ())
+        elif self.collector is not None and kind in _KINDS:
             content = message["content"]
             if kind in _COMM_KINDS and message.get("metadata"):
                 # A comm_open's metadata names the version of the widget protocol.
