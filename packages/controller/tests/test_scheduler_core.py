@@ -265,7 +265,7 @@ def test_payloads_are_freed_when_the_last_task_has_ended(bench: Any) -> None:
     bench.submit(0, 100)
     [group] = bench.core.state.groups[bench.CLIENT].live()
     bench.run_all(task_s=1e-6)
-    assert group.payloads is None
+    assert group.frames is None
     bench.feed(ev.ClientLeftEvent(bench.CLIENT))
     assert len(bench.core.state.functions) == 0
 

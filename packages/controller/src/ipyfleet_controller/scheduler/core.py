@@ -30,6 +30,7 @@ from .endings import keep_parts, own_error
 from .engine_queue import EngineQueue, Slice
 from .group import GroupIndex, IllegalTransition, State, TaskGroup
 from .instructions import DeliverResults, Instruction, RecordGroup, Refuse, SendDrop, WakeAt
+from .merging import merge_groups
 from .placing import Placer
 from .schemes import Scheme, load_scheme
 from .state import SchedulerState
@@ -133,10 +134,12 @@ class SchedulerCore:
         return []
 
     def _handle_submit(self, event: ev.SubmitEvent, now: float) -> list[Instruction]:
-        index = self.state.groups.setdefault(event.client, GroupIndex())
+        index = self.state.groups.get(event.client)
+        if index is None:
+            index = self.state.groups[event.client] = GroupIndex()
         out: list[Instruction] = []
         endings: list[tuple[Run, ErrorInfo]] = []
-        for group, frames in zip(event.groups, event.frames, strict=True):
+        for group, frames in merge_groups(event.groups, event.frames):
             if group.first < index.next_seq:
                 reason = f"tasks {group.first} … are submitted after {index.next_seq - 1}"
                 out.append(Refuse(event.client, reason))
@@ -146,7 +149,9 @@ class SchedulerCore:
             out.append(RecordGroup(tasks))
             self.state.story.note(now, event.client, group.first, group.count, "submitted")
             endings += self._admit(tasks, group, frames.function)
-        return out + self.state.end(endings, State.QUEUED, now)
+        if endings:
+            out += self.state.end(endings, State.QUEUED, now)
+        return out
 
     def _admit(
         self, tasks: TaskGroup, group: Group, body: Sequence[Any]
@@ -161,12 +166,13 @@ class SchedulerCore:
             return [(Run(tasks, 0, tasks.count), error)]
         if options.placement == "direct":
             return self._admit_direct(tasks, options.targets or [])
-        constraint = ANYWHERE if options.targets is None else _targets(options)
-        live = self.state.live_ids()
-        if not live and self._orphaned_until is None and not self.state.engines:
+        if not self.state.engines and self._orphaned_until is None:
             return [(Run(tasks, 0, tasks.count), own_error("NoEnginesRegistered"))]
-        if constraint.targets is not None and not constraint.targets & live:
-            return [(Run(tasks, 0, tasks.count), self._no_target_left(constraint, tasks))]
+        constraint = ANYWHERE
+        if options.targets is not None:
+            constraint = _targets(options)
+            if not self.state.live_ids().intersection(options.targets):
+                return [(Run(tasks, 0, tasks.count), self._no_target_left(constraint, tasks))]
         self.state.waiting.push(Run(tasks, 0, tasks.count), constraint)
         return []
 
@@ -250,10 +256,13 @@ class SchedulerCore:
         `piece`.
         """
         group, count = part.group, part.n_tasks
-        status = piece.status[offset : offset + count]
-        started, completed = read_float64(piece.started), read_float64(piece.completed)
-        span = slice(offset, offset + count)
-        self.state.estimates.of(group).learn(count, sum(completed[span]) - sum(started[span]))
+        status, started, completed = piece.status, piece.started, piece.completed
+        if count != piece.count:
+            end = offset + count
+            status = status[offset:end]
+            started, completed = started[8 * offset : 8 * end], completed[8 * offset : 8 * end]
+        total_s = sum(read_float64(completed)) - sum(read_float64(started))
+        self.state.estimates.of(group).learn(count, total_s)
         if part.attempt < group.options.retries and FAILED in status:
             return self._settle_some(engine, part, status, offset, now)
         group.finish(part.start, part.start + count, status)

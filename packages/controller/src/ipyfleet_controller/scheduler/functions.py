@@ -22,10 +22,12 @@ REMEMBERED_MAX_BYTES = 1 << 20
 
 
 class _Body:
-    __slots__ = ("clients", "frames", "header", "n_bytes", "n_groups")
+    __slots__ = ("clients", "frames", "header", "n_bytes", "n_groups", "name")
 
     def __init__(self, header: Function, frames: Sequence[Frame]) -> None:
         self.header = header
+        # The header for engines that have the body.
+        self.name = Function(header.digest, header.name, header.reusable, header.self_name)
         self.frames = frames
         self.n_bytes = sum(map(len, frames))
         self.clients: set[PeerId] = set()
@@ -81,12 +83,12 @@ class FunctionStore:
     def attach(self, engine: EngineId, function: Function) -> tuple[Function, Sequence[Frame]]:
         """Return header and frames to send to an engine: with the body only if it lacks it."""
         body = self._bodies[function.digest]
-        known = self._known.setdefault(engine, OrderedDict())
+        known = self._known.get(engine)
+        if known is None:
+            known = self._known[engine] = OrderedDict()
         if function.digest in known:
             known.move_to_end(function.digest)
-            return Function(
-                function.digest, function.name, function.reusable, function.self_name
-            ), ()
+            return body.name, ()
         if body.n_bytes <= REMEMBERED_MAX_BYTES:
             known[function.digest] = None
             if len(known) > KNOWN_PER_ENGINE:

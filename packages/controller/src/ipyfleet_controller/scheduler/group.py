@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ipyfleet_protocol.columns import Frame, Payloads
 from ipyfleet_protocol.ids import PeerId
@@ -20,6 +21,9 @@ from ipyfleet_protocol.messages import ABORTED as STATUS_ABORTED
 from ipyfleet_protocol.messages import FAILED as STATUS_FAILED
 from ipyfleet_protocol.messages import OK as STATUS_OK
 from ipyfleet_protocol.messages import Columns, Function, Group, Options
+
+if TYPE_CHECKING:
+    from .prefetch import Estimate
 
 
 class State(enum.IntEnum):
@@ -67,18 +71,22 @@ class TaskGroup:
         options: what the caller asked for.
         function: header of the function, without a body; None for `execute`.
         states: one `State` per task.
-        payloads: columns and frames of all tasks; None once the group has ended.
+        estimate: of how long its tasks take; kept here by `prefetch.Estimates`.
+        frames: payload frames of all tasks; None once the group has ended.
         task_bytes: mean size of one task's payload.
         remaining: number of tasks that have not ended.
     """
 
     __slots__ = (
+        "_payloads",
         "client",
+        "columns",
         "count",
+        "estimate",
         "first",
+        "frames",
         "function",
         "options",
-        "payloads",
         "remaining",
         "states",
         "task_bytes",
@@ -91,9 +99,12 @@ class TaskGroup:
         self.count = group.count
         self.options: Options = group.options
         self.function: Function | None = group.function
-        payloads = Payloads(group.columns, frames)
-        self.payloads: Payloads | None = payloads
-        self.task_bytes = payloads.n_bytes // len(payloads)
+        self.columns = group.columns
+        self.frames: Sequence[Frame] | None = frames
+        # Finds the part of some tasks; made when that is wanted for the first time.
+        self._payloads: Payloads | None = None
+        self.estimate: Estimate | None = None
+        self.task_bytes = sum(map(len, frames)) // (len(group.columns.sizes) // 4)
         self.states = bytearray(group.count)
         self.remaining = group.count
 
@@ -120,11 +131,13 @@ class TaskGroup:
         Raises:
             IllegalTransition: if the group has ended and its payloads are freed.
         """
-        if self.payloads is None:
+        if self.frames is None:
             raise IllegalTransition(f"{self!r} has ended; its payloads are freed")
-        if self.options.shared:
-            return self.payloads.part(0, 1)
-        return self.payloads.part(start, stop)
+        if stop - start == self.count or self.options.shared:
+            return self.columns, list(self.frames)
+        if self._payloads is None:
+            self._payloads = Payloads(self.columns, self.frames)
+        return self._payloads.part(start, stop)
 
     def move(self, start: int, stop: int, source: State, target: State) -> None:
         """Move tasks ``start … stop-1``, all in one state, to another.
@@ -161,7 +174,7 @@ class TaskGroup:
         self.remaining -= count
         if not self.remaining:
             # The frames hold the client's data; nobody needs them once the last task has ended.
-            self.payloads = None
+            self.frames = self._payloads = None
 
 
 class GroupIndex:

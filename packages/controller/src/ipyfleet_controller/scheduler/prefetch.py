@@ -97,7 +97,9 @@ class Estimates:
         self._by_kind: OrderedDict[Kind, Estimate] = OrderedDict()
 
     def of(self, group: TaskGroup) -> Estimate:
-        """Return the estimate for the tasks of a group."""
+        """Return the estimate for the tasks of a group; it keeps the same one."""
+        if group.estimate is not None:
+            return group.estimate
         kind = kind_of(group.function.digest if group.function else None, group.client)
         estimate = self._by_kind.get(kind)
         if estimate is None:
@@ -106,6 +108,7 @@ class Estimates:
                 self._by_kind.popitem(last=False)
         else:
             self._by_kind.move_to_end(kind)
+        group.estimate = estimate
         return estimate
 
 

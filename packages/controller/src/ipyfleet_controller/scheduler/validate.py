@@ -36,7 +36,7 @@ def validate(core: SchedulerCore) -> None:
     for group in groups:
         left = group.states.count(State.QUEUED) + group.states.count(State.PLACED)
         assert group.remaining == left > 0, f"{group!r}: {group.remaining} remaining, {left} live"
-        assert group.payloads is not None, f"{group!r} lives and its payloads are freed"
+        assert group.frames is not None, f"{group!r} lives and its payloads are freed"
     for run in queued + placed:
         assert 0 <= run.attempt <= run.group.options.retries, f"{run!r}: too many attempts"
 
