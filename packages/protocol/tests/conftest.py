@@ -67,18 +67,20 @@ QUESTIONS: list[m.Question] = [
     m.FindRecords(b"\x80", ["msg_id"]),
     m.PurgeRecords(None, [2]),
     m.ShutdownCluster([1], True),
+    m.OnEngineStart(m.StartCall("f", [b"pickle", b"buffer"])),
 ]
 ACTIONS: list[m.ControlAction] = [
     m.ClearNamespace(),
     m.SendSignal(2),
     m.StopEngine(),
     m.PingEngine(),
+    m.DumpStacks(True),
 ]
 
 _PLAIN: list[m.Message] = [
     HELLO,
     m.Attach(1, b"i" * 16),
-    m.Welcome(b"i" * 16, 3, [JOINED], "h", "/dev/shm/x"),
+    m.Welcome(b"i" * 16, 3, [JOINED], "h", "/dev/shm/x", [m.StartCall("f", [b"p"])]),
     m.Refused("wrong instance"),
     m.Goodbye("bye"),
     m.Probe(),
@@ -86,7 +88,9 @@ _PLAIN: list[m.Message] = [
     m.Recall(3, 9),
     m.Recalled(9, 3),
     m.Cancel([m.SeqRange(0, 5), m.SeqRange(9, 1)]),
-    m.DropTasks(CLIENT, [m.SeqRange(0, 5)]),
+    m.Cancel([m.SeqRange(0, 5)], True, True, 2.5),
+    m.DropTasks(CLIENT, [m.PlacedRange(0, 5, 7, 1)], True),
+    m.KillRunning(ENGINE, [m.PlacedRange(0, 5, 7)]),
     m.EnginesChanged([JOINED], [m.EngineLost(2, "killed by signal 9")]),
     m.EngineExited(ENGINE, -9, "killed by signal 9"),
     m.SignalEngines([ENGINE, AGENT], 2),
@@ -94,6 +98,8 @@ _PLAIN: list[m.Message] = [
     *[m.EngineControl(CLIENT, 7, action) for action in ACTIONS],
     m.ControlReply(CLIENT, 7, 3, ERROR),
     m.ControlReply(CLIENT, 7, 3),
+    m.EngineControl(CLIENT, 7, m.DumpStacks(True), ENGINE, 3),
+    m.ControlReply(CLIENT, 7, 3, None, b"stacks"),
     *[m.Request(8, question) for question in QUESTIONS],
     m.Reply(8, b"\x80"),
     m.Reply(8, b"", ERROR),

@@ -175,6 +175,8 @@ def like(kind: msgspec.inspect.Type) -> st.SearchStrategy[object]:
     match kind:
         case msgspec.inspect.IntType():
             return st.integers(0, 4) | integers()
+        case msgspec.inspect.FloatType():
+            return st.floats()
         case msgspec.inspect.BoolType():
             return st.booleans()
         case msgspec.inspect.StrType():
@@ -322,7 +324,7 @@ RESULT = [0, 1, 0, 0, b"\0", bytes(8), bytes(8), b"", [bytes(4)]]
         (m.RunTasks, SLICE),
         (m.Results, RESULT),
         (m.Cancel, [0, 1]),
-        (m.DropTasks, [0, 1]),
+        (m.DropTasks, [0, 1, 0]),
         (m.SignalEngines, bytes(16)),
         (m.EnginesChanged, [0, bytes(16), "", "", 0]),
         (m.Output, [0, 0, "stdout", b""]),

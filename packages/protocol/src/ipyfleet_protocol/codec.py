@@ -34,8 +34,10 @@ from .messages import (
     Function,
     Group,
     Hello,
+    KillRunning,
     Message,
     Output,
+    PlacedRange,
     Recall,
     Recalled,
     Reply,
@@ -288,9 +290,28 @@ def _check_ranges(ranges: Sequence[SeqRange]) -> None:
         _check_range(piece.first, piece.count)
 
 
+def _check_cancel(message: Cancel) -> None:
+    _check_ranges(message.ranges)
+    _require(0 <= message.grace_s < MAX_SMALL, f"a grace of {message.grace_s} s")
+
+
+def _check_placed(ranges: Sequence[PlacedRange]) -> None:
+    for piece in ranges:
+        _check_range(piece.first, piece.count)
+        # An engine answers with so many tasks' errors.
+        _require(piece.count < MAX_SMALL, f"{piece.count} tasks at one engine")
+        _require(0 <= piece.ordinal < MAX_SEQ, f"ordinal {piece.ordinal}")
+        _check_small(piece.attempt, "attempt")
+
+
 def _check_drop(message: DropTasks) -> None:
     _check_peer(message.client)
-    _check_ranges(message.ranges)
+    _check_placed(message.ranges)
+
+
+def _check_kill(message: KillRunning) -> None:
+    _check_peer(message.peer)
+    _check_placed(message.ranges)
 
 
 def _check_engines(engines: Sequence[EngineInfo]) -> None:
@@ -322,6 +343,8 @@ def _check_control(message: Control | EngineControl) -> None:
         _check_signal(message.action.signum)
     if isinstance(message, EngineControl):
         _check_peer(message.client)
+        _require(len(message.peer) in (0, PEER_ID_BYTES), "an engine's id of the wrong length")
+        _check_small(message.engine, "engine", -1)
     else:
         _check_targets(message.targets)
 
@@ -340,8 +363,9 @@ _CHECKS: dict[type[Message], Callable[[Any], None]] = {
     Output: _check_output,
     Recall: _check_recall,
     Recalled: _check_recall,
-    Cancel: lambda message: _check_ranges(message.ranges),
+    Cancel: _check_cancel,
     DropTasks: _check_drop,
+    KillRunning: _check_kill,
     Welcome: lambda message: _check_engines(message.engines),
     EnginesChanged: lambda message: _check_engines(message.joined),
     EngineExited: _check_exited,

@@ -49,9 +49,9 @@ PROTOCOL_VERSION = 1
 """Raised whenever a peer of the version before would misread a message."""
 
 OK, FAILED, ABORTED = 0, 1, 2
-"""Values in `ResultSlice.status`: a value; an error; never run because it was cancelled or because
-an `execute` before it in the same engine's queue failed. The payload of the last two is an
-`ErrorInfo`."""
+"""Values in `ResultSlice.status`: a value; an error; cancelled (before it ran, or while it ran) or
+never run because an `execute` before it in the same engine's queue failed. The payload of the last
+two is an `ErrorInfo`."""
 
 Placement: TypeAlias = Literal["direct", "balanced"]
 Method: TypeAlias = Literal["apply", "map", "execute"]
@@ -288,7 +288,28 @@ class SeqRange(Part):
     count: int
 
 
+class PlacedRange(Part):
+    """Tasks ``first … first+count-1`` of one client as they are at one engine.
+
+    Attributes:
+        first, count: as in `SeqRange`.
+        ordinal, attempt: as in `TaskSlice`.
+    """
+
+    first: int
+    count: int
+    ordinal: int
+    attempt: int = 0
+
+
 # -- session ----------------------------------------------------------------------------------
+
+
+class StartCall(Part):
+    """A function that engines call when they join: its name and the frames of its pickle."""
+
+    name: str
+    frames: list[bytes]
 
 
 class Hello(Message, tag="Hello"):
@@ -326,13 +347,18 @@ class Attach(Message, tag="Attach"):
 
 
 class Welcome(Message, tag="Welcome"):
-    """The peer is registered. An engine learns its id; a client the engines and where blobs are."""
+    """The peer is registered. An engine learns its id; a client the engines and where blobs are.
+
+    Attributes:
+        start_calls: for an engine: what it is to call before its first task (`OnEngineStart`).
+    """
 
     instance: bytes
     engine_id: int = -1
     engines: list[EngineInfo] = []
     host: str = ""
     blob_dir: str = ""
+    start_calls: list[StartCall] = []
 
 
 class Refused(Message, tag="Refused"):
@@ -403,16 +429,43 @@ class Recalled(Message, tag="Recalled"):
 
 
 class Cancel(Message, tag="Cancel"):
-    """A client takes back tasks: those that have not started end as `ABORTED`."""
+    """A client takes back tasks: those that have not started end as `ABORTED`.
+
+    Attributes:
+        ranges: which.
+        interrupt: one that runs gets KeyboardInterrupt; if it ends by an error then, it ends as
+            `ABORTED` too.
+        force: the engine of one that still runs `grace_s` later is killed and replaced by its
+            agent; the task ends as `ABORTED`.
+        grace_s: seconds.
+    """
 
     ranges: list[SeqRange]
+    interrupt: bool = False
+    force: bool = False
+    grace_s: float = 1.0
 
 
 class DropTasks(Message, tag="DropTasks"):
-    """Controller to engine, over CONTROL: queued tasks of `ranges` are to end `ABORTED`."""
+    """Controller to engine, over CONTROL: tasks of `ranges` shall not start, and end `ABORTED`.
+
+    The engine answers for those at once. With `interrupt` one that runs gets KeyboardInterrupt.
+    """
 
     client: bytes
-    ranges: list[SeqRange]
+    ranges: list[PlacedRange]
+    interrupt: bool = False
+
+
+class KillRunning(Message, tag="KillRunning"):
+    """Kill an engine if it still runs one of these tasks, and start another in its place.
+
+    From the controller to the engine's agent; where there is none, over CONTROL to the engine
+    itself, which then dies and is not replaced.
+    """
+
+    peer: bytes
+    ranges: list[PlacedRange]
 
 
 class Output(Message, tag="Output"):
@@ -482,7 +535,18 @@ class PingEngine(Part, tag="ping"):
     """Answer, to show that the second thread lives."""
 
 
-ControlAction: TypeAlias = ClearNamespace | SendSignal | StopEngine | PingEngine
+class DumpStacks(Part, tag="stacks"):
+    """Tell the Python stacks of all threads; the answer's content is UTF-8 text.
+
+    Attributes:
+        native: have the agent make the engine's process write them in a signal handler, which
+            works while C code holds the GIL.
+    """
+
+    native: bool = False
+
+
+ControlAction: TypeAlias = ClearNamespace | SendSignal | StopEngine | PingEngine | DumpStacks
 
 
 class Control(Message, tag="Control"):
@@ -498,11 +562,17 @@ class Control(Message, tag="Control"):
 
 
 class EngineControl(Message, tag="EngineControl"):
-    """One engine's part of a `Control`, over CONTROL."""
+    """One engine's part of a `Control`, over CONTROL; or for its agent, over AGENT.
+
+    Attributes:
+        peer, engine: for an agent: which engine is meant.
+    """
 
     client: bytes
     request: int
     action: ControlAction
+    peer: bytes = b""
+    engine: int = -1
 
 
 class ControlReply(Message, tag="ControlReply"):
@@ -512,6 +582,7 @@ class ControlReply(Message, tag="ControlReply"):
     request: int
     engine: int
     error: ErrorInfo | None = None
+    content: bytes = b""
 
 
 class QueueStatus(Part, tag="queue_status"):
@@ -557,8 +628,23 @@ class ShutdownCluster(Part, tag="shutdown"):
     hub: bool = False
 
 
+class OnEngineStart(Part, tag="on_engine_start"):
+    """Have each engine that joins from now on call a function, without arguments, first of all.
+
+    One with the name of another takes its place; with no frames the other is only forgotten.
+    """
+
+    call: StartCall
+
+
 Question: TypeAlias = (
-    QueueStatus | FetchResults | TaskHistory | FindRecords | PurgeRecords | ShutdownCluster
+    QueueStatus
+    | FetchResults
+    | TaskHistory
+    | FindRecords
+    | PurgeRecords
+    | ShutdownCluster
+    | OnEngineStart
 )
 
 
@@ -592,6 +678,7 @@ AnyMessage: TypeAlias = (
     | Recalled
     | Cancel
     | DropTasks
+    | KillRunning
     | Output
     | EnginesChanged
     | EngineExited

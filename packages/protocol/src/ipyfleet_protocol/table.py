@@ -100,10 +100,17 @@ TABLE: tuple[Entry, ...] = (
     ),
     Entry(m.Recalled, ("engine",), ("controller",), (_SCHEDULER,), "tasks given back, not run"),
     Entry(
-        m.Cancel, ("client",), ("controller",), (_SCHEDULER,), "tasks that shall not start any more"
+        m.Cancel, ("client",), ("controller",), (_SCHEDULER,), "tasks that shall start no more, or end"
     ),
     Entry(
         m.DropTasks, ("controller",), ("engine",), (_ENGINE,), "queued tasks that shall not start"
+    ),
+    Entry(
+        m.KillRunning,
+        ("controller",),
+        ("agent", "engine"),
+        (_AGENT, _ENGINE),
+        "the engine dies if it still runs one of these tasks",
     ),
     Entry(
         m.Output,
@@ -124,10 +131,16 @@ TABLE: tuple[Entry, ...] = (
     ),
     Entry(m.SignalEngines, ("controller",), ("agent",), (_AGENT,), "send a signal to engines"),
     Entry(m.Control, ("client",), ("controller",), (_HUB,), "ask something of busy engines"),
-    Entry(m.EngineControl, ("controller",), ("engine",), (_ENGINE,), "one engine's part of it"),
+    Entry(
+        m.EngineControl,
+        ("controller",),
+        ("engine", "agent"),
+        (_ENGINE, _AGENT),
+        "one engine's part of it",
+    ),
     Entry(
         m.ControlReply,
-        ("engine", "controller"),
+        ("engine", "agent", "controller"),
         ("controller", "client"),
         (_HUB, _CLIENT),
         "one engine's answer",
