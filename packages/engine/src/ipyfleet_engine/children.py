@@ -154,6 +154,7 @@ class Nursery:
             running = IDLE
             if child.mark is not None:
                 running = child.mark.cell[0]
+                _remove_leftover(child.mark.noted_file())
                 child.mark.close()
             deaths.append(Death(child, exit_code, notice, max(IDLE, running)))
         return deaths
@@ -187,6 +188,15 @@ class Nursery:
         number = self._next_number
         self._next_number += 1
         return number, new_peer_id(), self._log_dir / f"{self._log_stem}-{number}.log"
+
+
+def _remove_leftover(path: Path | None) -> None:
+    """Remove the file that an engine has noted; mostly it has done so itself."""
+    if path is not None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("the connection file of an engine cannot be removed: %s", error)
 
 
 def _be_child(parent: int, path: Path, close_fds: Iterable[int], run: Callable[[], int]) -> None:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import StdinNotImplementedError
 
 from .interrupts import interruptible
+from .ipykernel_hooks import describe_kernel
 from .output import TaskOutput
 from .ports import Address, KernelPorts, Message
 
@@ -151,7 +152,7 @@ class Frontends:
         """Answer a request, or have the main thread do so."""
         request = FrontendRequest(address, self._ports)
         if request.kind == "kernel_info_request":
-            self._answer_at_once(request, {"status": "ok", **self._kernel.kernel_info})
+            self._answer_at_once(request, describe_kernel(self._kernel))
         elif request.kind == "interrupt_request":
             # The handler of SIGINT knows whether there is something to interrupt.
             os.kill(os.getpid(), signal.SIGINT)
@@ -191,6 +192,7 @@ class Frontends:
                 reply = await _run(self._handlers[request.kind], request)
         except BaseException as error:  # noqa: BLE001 - whatever user code raises
             reply = _error_content(type(error).__name__, _text_of(error))
+        self._kernel.collector.settle()
         if request.kind == "execute_request":
             self._finish_execute(request, reply)
         if reply is not None:

@@ -15,6 +15,10 @@ says what it relies on, so that a release which breaks us breaks exactly that te
   traceback that the former remembers (``InteractiveTB.tb``).
 * `publish_execute_input`: the content of ``execute_input`` as ``Kernel.execute_request``
   publishes it, with the execution count that `do_execute` is going to use.
+* `present_as_kernel_app`: ``IPKernelApp._instance`` is what ``ipykernel.get_connection_file()``
+  and its likes look at; without it they find our own application, which is another's sibling.
+* `describe_kernel`: ``kernel.kernel_info`` is the content of a ``kernel_info_reply``; it announces
+  subshells because a shell channel thread seems to be there.
 * `refuse_input`: ``do_execute`` replaces ``builtins.input`` and ``getpass.getpass`` by
   ``kernel.raw_input`` and ``kernel.getpass`` while it runs, and puts back what it found.
 """
@@ -29,6 +33,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +84,21 @@ def publish_execute_input(kernel: IPythonKernel, code: str) -> None:
         "execute_input",
         {"code": code, "execution_count": kernel.shell.execution_count},
     )
+
+
+def present_as_kernel_app(kernel: IPythonKernel, connection_file: Path) -> None:
+    """Have ipykernel's functions that ask for "this kernel's" connection file find it."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    app: Any = IPKernelApp(  # type: ignore[no-untyped-call]
+        kernel=kernel, connection_file=str(connection_file)
+    )
+    IPKernelApp._instance = app
+
+
+def describe_kernel(kernel: IPythonKernel) -> dict[str, Any]:
+    """Return the content of a ``kernel_info_reply``."""
+    return {"status": "ok", **kernel.kernel_info, "supported_features": []}
 
 
 def refuse_input(kernel: IPythonKernel) -> None:

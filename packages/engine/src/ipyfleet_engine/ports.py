@@ -113,7 +113,7 @@ class KernelPorts:
             wanted: port numbers; 0, or left out, for any that is free.
 
         Raises:
-            zmq.ZMQError: if a port cannot be had; nothing is left open then.
+            OSError: if a port cannot be had; nothing is left open then.
         """
         try:
             for name in PORT_NAMES:
@@ -128,12 +128,12 @@ class KernelPorts:
                 endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
                 assert isinstance(endpoint, bytes)
                 self.numbers[name] = int(endpoint.rpartition(b":")[2].rstrip(b"\0"))
-        except zmq.ZMQError:
+        except zmq.ZMQError as error:
             for socket in self._sockets.values():
                 socket.close(0)
             self._context.term()
             self._close_pipe()
-            raise
+            raise OSError(error.errno, f"a port cannot be had: {error}") from None
         self._heartbeat.start()
         self._thread.start()
 
