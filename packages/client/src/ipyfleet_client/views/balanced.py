@@ -13,7 +13,7 @@ from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.mapresult import AsyncMapResult, JoinedResult
 from ipyfleet_client.partition import Dist, as_sequence, partition
 from ipyfleet_client.submission import Spec
-from ipyfleet_client.views.base import Flag, View, check_sequences
+from ipyfleet_client.views.base import Flag, PreparedCall, View, check_sequences
 from ipyfleet_protocol.namespace import Reference
 from ipyfleet_protocol.serialize import PackedFunction, pack_call
 
@@ -75,13 +75,19 @@ class LoadBalancedView(View):
     def _apply(
         self, f: Callable[..., Any] | Reference, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncResult:
+        call = self._prepare(f, args, kwargs)
+        result = AsyncResult(self.client, call.work, single=True)
+        self._send(call)
+        return result
+
+    def _prepare(
+        self, f: Callable[..., Any] | Reference, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> PreparedCall:
         function = self._pack_function(f)
         spec = self._spec()
         payload = pack_call(args, kwargs)
         work = self._new_work(1, "apply", function.function.name)
-        result = AsyncResult(self.client, work, single=True)
-        self._session.submit.submit(work, spec, function, payload, history=self._history)
-        return result
+        return PreparedCall(work, spec, function, payload, None, True)
 
     def map(
         self,

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.pending import Work
-from ipyfleet_client.submission import History
+from ipyfleet_client.submission import History, Spec
 from ipyfleet_protocol.namespace import Reference
-from ipyfleet_protocol.serialize import PackedFunction, pack_function
+from ipyfleet_protocol.serialize import Packed, PackedFunction, pack_function
 
 if TYPE_CHECKING:
     from ipyfleet_client.client import Client
@@ -52,6 +52,26 @@ class Flag(Generic[T]):
             view._overrides.__dict__[self.name] = value
         else:
             view._flags[self.name] = value
+
+
+class PreparedCall(NamedTuple):
+    """A call that is packed and not sent.
+
+    Attributes:
+        work: its tasks.
+        spec: how they are placed.
+        function: what is called.
+        payload: the arguments.
+        targets: engines of a direct call; None for a balanced one.
+        single: the value is that of one engine, not a list.
+    """
+
+    work: Work
+    spec: Spec
+    function: PackedFunction
+    payload: Packed
+    targets: list[int] | None
+    single: bool
 
 
 class View:
@@ -177,6 +197,22 @@ class View:
         self, f: Callable[..., Any] | Reference, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncResult:
         raise NotImplementedError
+
+    def _prepare(
+        self, f: Callable[..., Any] | Reference, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> PreparedCall:
+        """Pack a call with the view's flags as they are now; `_send` sends it."""
+        raise NotImplementedError
+
+    def _send(self, call: PreparedCall) -> None:
+        self._session.submit.submit(
+            call.work,
+            call.spec,
+            call.function,
+            call.payload,
+            targets=call.targets,
+            history=self._history,
+        )
 
     def _finish(self, result: AsyncResult, block: bool | None) -> Any:
         """Return the result, or its value if the caller wants to block."""

@@ -14,7 +14,7 @@ from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.mapresult import AsyncMapResult, JoinedResult
 from ipyfleet_client.partition import Dist, as_sequence, check_dist, partition, sizes
 from ipyfleet_client.submission import Spec
-from ipyfleet_client.views.base import View, check_sequences
+from ipyfleet_client.views.base import PreparedCall, View, check_sequences
 from ipyfleet_protocol import serialize
 from ipyfleet_protocol.messages import ClearNamespace
 from ipyfleet_protocol.namespace import Reference, pull_names, push_names
@@ -77,16 +77,24 @@ class DirectView(View):
         kwargs: dict[str, Any],
         targets: Any = None,
     ) -> AsyncResult:
+        call = self._prepare(f, args, kwargs, targets)
+        result = AsyncResult(self.client, call.work, single=call.single)
+        self._send(call)
+        return result
+
+    def _prepare(
+        self,
+        f: Callable[..., Any] | Reference,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        targets: Any = None,
+    ) -> PreparedCall:
         function = self._pack_function(f)
         engines, single = self._resolve(targets)
         payload = pack_call(args, kwargs)
         work = self._new_work(len(engines), "apply", function.function.name, targets=engines)
-        result = AsyncResult(self.client, work, single=single)
         spec = Spec("apply", "direct", shared=len(engines) > 1, label=self.label)
-        self._session.submit.submit(
-            work, spec, function, payload, targets=engines, history=self._history
-        )
-        return result
+        return PreparedCall(work, spec, function, payload, engines, single)
 
     # -- map ----------------------------------------------------------------------------------
 
