@@ -23,6 +23,8 @@ OUTPUT_MAX_BYTES = 16 << 20
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _MORE = int(zmq.SNDMORE | zmq.DONTWAIT)
+# pyzmq types say nothing of the buffer protocol, which its frames have.
+_FRAME: type[object] = zmq.Frame
 
 COPY_MAX_BYTES = 1 << 16
 """Frames that are not the socket's own are copied up to this size: that is cheaper than telling
@@ -63,7 +65,7 @@ class Outbox:
     ) -> None:
         """Send a message now, or as soon as the peer's pipe has room."""
         identity = routing_id(peer, channel)
-        backlog = self._backlogs.get(identity)
+        backlog = self._backlogs.get(identity) if self._backlogs else None
         if backlog is None:
             if self._try(identity, header, frames):
                 return
@@ -120,14 +122,10 @@ class Outbox:
             return True
         part = header
         for following in frames:
-            send(part, _MORE, copy=_is_copied(part))
+            send(part, _MORE, type(part) is not _FRAME and len(part) <= COPY_MAX_BYTES)
             part = following
-        send(part, _DONTWAIT, copy=_is_copied(part))
+        send(part, _DONTWAIT, type(part) is not _FRAME and len(part) <= COPY_MAX_BYTES)
         return True
-
-
-def _is_copied(part: Frame) -> bool:
-    return len(part) <= COPY_MAX_BYTES and not isinstance(part, zmq.Frame)
 
 
 def _without_content(message: Output, frames: Sequence[Frame]) -> Output:

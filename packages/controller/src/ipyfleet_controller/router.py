@@ -10,7 +10,7 @@ asked to be woken, so an idle controller uses no CPU.
 Fast paths, in microseconds of the main thread per round trip of one task (of some 360 before, where
 a ROUTER that only forwards takes 90; `benchmarks/controller_round_trip.py`):
 
-- `_receive_parts` instead of `recv_multipart`, `_copied` for small frames: -25
+- `_receive_parts` instead of `recv_multipart`, with small frames copied: -25
 - the socket is asked whether more is there; `zmq.Again` is not waited for: -20
 - flags of sends are plain ints (in `outbox`), not `|` of enum members: -10
 - records are written after a pause, not between submission and result: -25
@@ -68,6 +68,7 @@ delay.
 """
 
 _PROBE = encode(m.Probe())
+_PLACE = sev.PlaceEvent()
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _EVENTS = int(zmq.EVENTS)
@@ -98,6 +99,8 @@ class Router:
         self._monitor: zmq.Socket[bytes] | None = None
         self._received: tuple[Frame, Sequence[Frame]] = (b"", ())
         self._parts: list[SliceFrames] = []
+        # The part that tells whose key its sender has; None while keys are not looked at.
+        self._key_part: zmq.Frame | None = None
         self._must_place = False
         self._is_over = False
         self.checks_keys = False
@@ -140,7 +143,7 @@ class Router:
             self._wake()
         if self._must_place:
             self._must_place = False
-            self._feed_scheduler(sev.PlaceEvent())
+            self._feed_scheduler(_PLACE)
         if self._outbox.is_waiting:
             self._outbox.retry()
         if self._outbox.unreachable:
@@ -173,15 +176,18 @@ class Router:
             except IllegalTransition:
                 log.exception("a bug in the scheduler; the event that led to it is dropped")
 
-    def _receive_parts(self) -> list[zmq.Frame]:
-        """Return the parts of a message that is there."""
+    def _receive_parts(self) -> list[Frame]:
+        """Return the parts of a message that is there: identity, header, payload."""
         receive = self._socket.recv
-        part = receive(_DONTWAIT, copy=False)
-        parts = [part]
-        while part.more:
+        parts: list[Frame] = []
+        while True:
             part = receive(_DONTWAIT, copy=False)
-            parts.append(part)
-        return parts
+            if self.checks_keys and len(parts) == 1:
+                self._key_part = part
+            # pyzmq types say nothing of the buffer protocol, which its frames have.
+            parts.append(part.bytes if len(part) <= COPY_MAX_BYTES else cast("Frame", part))
+            if not part.more:
+                return parts
 
     def _wake(self) -> None:
         now = time.monotonic()
@@ -225,13 +231,13 @@ class Router:
 
     # -- in -----------------------------------------------------------------------------------
 
-    def _dispatch(self, parts: list[zmq.Frame]) -> None:
-        name = _name_of(parts[0].bytes)
+    def _dispatch(self, parts: list[Frame]) -> None:
+        name = _name_of(cast("bytes", parts[0]))
         if name is None or len(parts) < 2:
             raise ProtocolError("no peer of ours, or an empty message")
         peer, channel = name
-        key_role = self._key_role(parts[1]) if self.checks_keys else None
-        header, *payload = map(_copied, parts[1:])
+        key_role = self._key_role(self._key_part) if self._key_part is not None else None
+        header, payload = parts[1], parts[2:]
         message = decode(header)
         kind = type(message)
         role = self._hub.role_of(peer, channel)
@@ -392,11 +398,6 @@ class Router:
         sins.Refuse: _do_refuse,
         sins.WakeAt: _do_wake,
     }
-
-
-def _copied(part: zmq.Frame) -> Frame:
-    # pyzmq types say nothing of the buffer protocol, which its frames have.
-    return part.bytes if len(part) <= COPY_MAX_BYTES else cast("Frame", part)
 
 
 def _key_wanted(channel: Channel) -> str:

@@ -26,6 +26,7 @@ from ipyfleet_protocol.ids import EngineId, PeerId
 from ipyfleet_protocol.messages import FAILED, ErrorInfo, Group, Options, ResultSlice, SeqRange
 
 from . import events as ev
+from .cancelling import Canceller, cancelled_error, final_status, split_cancelled
 from .endings import keep_parts, own_error
 from .engine_queue import EngineQueue, Slice
 from .group import GroupIndex, IllegalTransition, State, TaskGroup
@@ -54,6 +55,7 @@ class SchedulerCore:
         self.state = SchedulerState(hwm)
         self._placer = Placer(self.state, scheme or load_scheme("leastload"))
         self._stealer = Stealer(self.state)
+        self._canceller = Canceller(self.state)
         self._orphaned_until: float | None = None
         self._last_loss = ""
 
@@ -104,11 +106,18 @@ class SchedulerCore:
         running = event.running
         if running < 0 and engine.head is not None:
             running = engine.head.ordinal
-        for whole in engine.take(0, engine.next_ordinal):
-            for piece in _cut_out(whole, running):
+        pieces = [
+            (piece, is_cancelled)
+            for whole in engine.take(0, engine.next_ordinal)
+            for part, is_cancelled in split_cancelled(engine.cancelled, whole)
+            for piece in _cut_out(part, running)
+        ]
+        for piece, is_cancelled in pieces:
                 run = Run(piece.group, piece.start, piece.start + piece.n_tasks, piece.attempt)
                 ran = piece.ordinal == running
-                if piece.constraint is None or (ran and not _has_attempts_left(run)):
+                if is_cancelled:
+                    failed.append((run, cancelled_error(event.engine_id, event.reason)))
+                elif piece.constraint is None or (ran and not _has_attempts_left(run)):
                     failed.append((run, _engine_error(engine, event.reason, run.group)))
                 elif ran:
                     run.attempt += 1
@@ -198,24 +207,7 @@ class SchedulerCore:
         return impossible
 
     def _handle_cancel(self, event: ev.CancelEvent, now: float) -> list[Instruction]:
-        state = self.state
-        endings: list[tuple[Run, ErrorInfo]] = []
-        aborted = own_error("TaskAborted")
-        for piece in event.ranges:
-            first, end = piece.first, piece.first + piece.count
-            for run in state.waiting.remove(event.client, first, end):
-                endings.append((run, aborted))
-            for engine in list(state.direct):
-                for run in engine.remove_direct(event.client, first, end):
-                    endings.append((run, aborted))
-                if not engine.direct:
-                    state.direct.discard(engine)
-        out: list[Instruction] = [*state.end(endings, State.QUEUED, now)]
-        for engine in state.engines.values():
-            ranges = _ranges_at(engine, event.client, event.ranges)
-            if ranges:
-                out.append(SendDrop(engine.peer, event.client, ranges))
-        return out
+        return self._canceller.cancel(event, now)
 
     # -- results ------------------------------------------------------------------------------
 
@@ -278,9 +270,10 @@ class SchedulerCore:
         """As `_settle`, where some tasks failed and have attempts left."""
         group, client = part.group, part.group.client
         kept = []
-        for start, stop in _stretches(status):
+        again = final_status(engine.cancelled, part, status)
+        for start, stop in _stretches(again):
             low, high = part.start + start, part.start + stop
-            if status[start] == FAILED and part.constraint is not None:
+            if again[start] == FAILED and part.constraint is not None:
                 avoid = part.constraint.avoid | {engine.engine_id}
                 self.state.wait_again(
                     Run(group, low, high, part.attempt + 1), part.constraint._replace(avoid=avoid)
@@ -398,21 +391,6 @@ def _stretches(status: bytes) -> list[tuple[int, int]]:
         if position == len(status) or status[position] != status[start]:
             out.append((start, position))
             start = position
-    return out
-
-
-def _ranges_at(engine: EngineQueue, client: PeerId, ranges: Sequence[SeqRange]) -> list[SeqRange]:
-    """Return the parts of ranges of a client's tasks that an engine holds."""
-    out = []
-    for piece in engine.slices:
-        if piece.group.client != client:
-            continue
-        first = piece.group.seq(piece.start)
-        for wanted in ranges:
-            low = max(first, wanted.first)
-            high = min(first + piece.n_tasks, wanted.first + wanted.count)
-            if low < high:
-                out.append(SeqRange(low, high - low))
     return out
 
 

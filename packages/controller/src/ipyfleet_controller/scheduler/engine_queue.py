@@ -63,6 +63,8 @@ class EngineQueue:
         is_leaving: it is known to go, or to be gone; it gets nothing any more.
         is_stuck: it was asked for what waits behind its running task; it gets no balanced tasks
             until it has answered some.
+        cancelled: ordinals, as ``(first, end)``, of tasks here that a client has taken back. Never
+            changed in place.
         recall: first and last ordinal of the recall that it has not answered.
         recall_not_before: no recall until then: the last one brought nothing.
     """
@@ -70,6 +72,7 @@ class EngineQueue:
     __slots__ = (
         "_cost_s",
         "_slices",
+        "cancelled",
         "direct",
         "engine_id",
         "is_leaving",
@@ -99,6 +102,7 @@ class EngineQueue:
         self.used_at = now
         self.is_leaving = False
         self.is_stuck = False
+        self.cancelled: list[tuple[int, int]] = []
         self.recall: tuple[int, int] | None = None
         self.recall_not_before = now
         self._slices: deque[Slice] = deque()
@@ -131,12 +135,13 @@ class EngineQueue:
 
     def place(self, run: Run, cost_s: float, constraint: Constraint | None, now: float) -> Slice:
         """Add tasks behind all others and number them."""
-        count = len(run)
+        count = run.stop - run.start
         placed = Slice(
             run.group, run.start, count, run.attempt, self.next_ordinal, cost_s, constraint
         )
         if not self.n_tasks:
             self.progress_at = now
+            self.cancelled = []
         self._slices.append(placed)
         self.next_ordinal += count
         self.n_tasks += count
@@ -152,7 +157,7 @@ class EngineQueue:
         taken = []
         if slices and slices[0].ordinal >= ordinal:
             # The usual case: answers come in order, so whatever is taken is at the front.
-            while slices and slices[0].end_ordinal <= end:
+            while slices and slices[0].ordinal + slices[0].n_tasks <= end:
                 taken.append(slices.popleft())
             if slices and slices[0].ordinal < end:
                 head = slices[0]

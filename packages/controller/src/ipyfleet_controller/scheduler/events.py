@@ -73,10 +73,13 @@ class RecalledEvent(msgspec.Struct):
 
 
 class CancelEvent(msgspec.Struct):
-    """A client takes back tasks."""
+    """A client takes back tasks; the options are those of `messages.Cancel`."""
 
     client: PeerId
     ranges: list[SeqRange]
+    interrupt: bool = False
+    force: bool = False
+    grace_s: float = 1.0
 
 
 class PlaceEvent(msgspec.Struct):

@@ -148,7 +148,10 @@ class TaskGroup:
         self._require(start, stop, source)
         if target not in TRANSITIONS[source]:
             raise IllegalTransition(f"{self!r}: {source.name} -> {target.name}")
-        self.states[start:stop] = bytes((target,)) * (stop - start)
+        if stop - start == 1:
+            self.states[start] = target
+        else:
+            self.states[start:stop] = bytes((target,)) * (stop - start)
         if target > State.PLACED:
             self._end(stop - start)
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 import msgspec
 
 from ipyfleet_protocol.columns import Frame
-from ipyfleet_protocol.ids import PeerId
-from ipyfleet_protocol.messages import Results, SeqRange, TaskSlice
+from ipyfleet_protocol.ids import EngineId, PeerId
+from ipyfleet_protocol.messages import PlacedRange, Results, TaskSlice
 
 from .group import TaskGroup
 
@@ -31,11 +31,22 @@ class SendRecall(msgspec.Struct):
 
 
 class SendDrop(msgspec.Struct):
-    """Tell an engine, over its control channel, that these tasks of a client shall not start."""
+    """Tell an engine, over its control channel, that these tasks of a client shall not start.
+
+    With `interrupt` one that runs is to be interrupted.
+    """
 
     peer: PeerId
     client: PeerId
-    ranges: list[SeqRange]
+    ranges: list[PlacedRange]
+    interrupt: bool = False
+
+
+class KillRunning(msgspec.Struct):
+    """Have an engine killed if it runs one of these tasks."""
+
+    engine_id: EngineId
+    ranges: list[PlacedRange]
 
 
 class DeliverResults(msgspec.Struct):
@@ -71,5 +82,5 @@ class WakeAt(msgspec.Struct):
 
 
 Instruction: TypeAlias = (
-    SendTasks | SendRecall | SendDrop | DeliverResults | RecordGroup | Refuse | WakeAt
+    SendTasks | SendRecall | SendDrop | KillRunning | DeliverResults | RecordGroup | Refuse | WakeAt
 )

@@ -15,7 +15,7 @@ from .group import State
 from .instructions import SendTasks
 from .schemes import Scheme
 from .state import SchedulerState
-from .waiting import Constraint, Lane, Run
+from .waiting import ANYWHERE, Constraint, Lane, Run
 
 HELD_MAX_BYTES = 64 << 20
 """Payload bytes at one engine above which it gets no more until it has answered some."""
@@ -68,6 +68,11 @@ class Placer:
     def _place_balanced(self, now: float) -> None:
         state = self._state
         ranked = self._scheme.rank(state.open, now)
+        if len(ranked) == 1:
+            [engine] = ranked
+            while state.waiting.n_tasks and self._place_share(engine, state.waiting.n_tasks, now):
+                pass
+            return
         while ranked and state.waiting.n_tasks:
             # Fill up to an equal level, so that work taken back from one engine does not return
             # to it.
@@ -84,14 +89,13 @@ class Placer:
         state = self._state
         lane_seen = False
         for lane in state.waiting.lanes_in_turn():
-            if not state.may_run(lane.constraint, engine):
+            constraint = lane.constraint
+            if constraint is not ANYWHERE and not state.may_run(constraint, engine):
                 continue
             lane_seen = True
             count = min(share, self._room(engine, lane, now))
             if count > 0:
-                constraint = lane.constraint
-                run = state.waiting.take(lane, count)
-                self._place(engine, run, constraint, now)
+                self._place(engine, state.waiting.take(lane, count), constraint, now)
                 return True
         if lane_seen:
             # It is full. An engine that no waiting task may use stays open for the tasks to come.
@@ -121,7 +125,10 @@ class Placer:
         state.story.note(
             now, group.client, run.first_seq, len(run), f"placed at engine {engine.engine_id}"
         )
-        self._sent.setdefault(engine, []).append(piece)
+        if engine in self._sent:
+            self._sent[engine].append(piece)
+        else:
+            self._sent[engine] = [piece]
 
     def _send(self, engine: EngineQueue, slices: list[Slice]) -> SendTasks:
         pieces = []

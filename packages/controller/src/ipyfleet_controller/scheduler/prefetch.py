@@ -41,20 +41,17 @@ class Estimate:
 
     Attributes:
         mean_s: seconds of user code, a moving average; NaN for "never seen".
+        cost_s: seconds that an engine is expected to need for one task; the floor where not known.
         limit: tasks that an engine may hold at present.
     """
 
-    __slots__ = ("_seen", "limit", "mean_s")
+    __slots__ = ("_seen", "cost_s", "limit", "mean_s")
 
     def __init__(self) -> None:
         self.mean_s = math.nan
+        self.cost_s = TASK_FLOOR_S
         self.limit = 1
         self._seen = 0
-
-    @property
-    def cost_s(self) -> float:
-        """Seconds that an engine is expected to need for one task; the floor where not known."""
-        return TASK_FLOOR_S if math.isnan(self.mean_s) else self.mean_s + TASK_FLOOR_S
 
     def learn(self, count: int, total_s: float) -> None:
         """Take in that `count` tasks took `total_s` seconds together."""
@@ -65,6 +62,7 @@ class Estimate:
             self.mean_s = mean_s
         else:
             self.mean_s += (mean_s - self.mean_s) * (1 - 0.8 ** min(count, 16))
+        self.cost_s = self.mean_s + TASK_FLOOR_S
         self._seen += count
         if self._seen >= self.limit:
             self._seen = 0

@@ -87,7 +87,7 @@ class SchedulerState:
 
     def note_ended(self, group: TaskGroup) -> None:
         """Let go of what a group held if its last task has ended."""
-        if not group.is_done:
+        if group.remaining:
             return
         if group.function is not None:
             self.functions.release(group.function)

@@ -93,9 +93,10 @@ class Lane:
     def take(self, count: int) -> Run:
         """Take up to `count` tasks from the front of the first run."""
         head = self._heap[0][1]
-        if count >= len(head):
+        size = head.stop - head.start
+        if count >= size:
             heapq.heappop(self._heap)
-            self.n_tasks -= len(head)
+            self.n_tasks -= size
             return head
         taken = Run(head.group, head.start, head.start + count, head.attempt)
         head.start += count
@@ -175,12 +176,13 @@ class WaitingTasks:
 
     def take(self, lane: Lane, count: int) -> Run:
         """Take tasks from a lane; the turn goes to the next client."""
-        client = lane.head().group.client
         run = lane.take(count)
-        self.n_tasks -= len(run)
-        if self._turn[0] == client:
+        client = run.group.client
+        self.n_tasks -= run.stop - run.start
+        if len(self._turn) > 1 and self._turn[0] == client:
             self._turn.rotate(-1)
-        self._forget_if_empty(client, lane)
+        if not lane.n_tasks:
+            self._forget_if_empty(client, lane)
         return run
 
     def remove(self, client: PeerId, first: int, end: int) -> list[Run]:

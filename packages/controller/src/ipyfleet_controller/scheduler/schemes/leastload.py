@@ -12,8 +12,11 @@ class LeastLoad:
 
     def rank(self, engines: Iterable[EngineQueue], now: float) -> list[EngineQueue]:
         """Return the engines, the least loaded in front."""
+        ranked = list(engines)
+        if len(ranked) < 2:
+            return ranked
         return sorted(
-            engines, key=lambda engine: (engine.load_s(now), engine.used_at, engine.engine_id)
+            ranked, key=lambda engine: (engine.load_s(now), engine.used_at, engine.engine_id)
         )
 
 
