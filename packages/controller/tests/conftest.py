@@ -29,6 +29,7 @@ from ipyfleet_protocol.codec import SliceFrames, decode, decode_part, encode, en
 from ipyfleet_protocol.columns import Payloads, PayloadWriter, float64_column
 from ipyfleet_protocol.connection import ConnectionInfo, load_connection_file, pick_url
 from ipyfleet_protocol.ids import Channel, EngineId, PeerId, new_peer_id, routing_id
+from ipyfleet_testing.postgresql import PostgresServer, find_programs
 
 CLIENT = PeerId(b"client-" + b"0" * 9)
 OTHER = PeerId(b"client-" + b"1" * 9)
@@ -405,3 +406,33 @@ def wire() -> Any:
         make_group = staticmethod(make_group)
 
     return Wire
+
+
+class _Postgres(PostgresServer):
+    """A server, and what tests do to it."""
+
+    def drop_schemas(self) -> None:
+        """Drop all that controllers made."""
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            found = connection.execute(
+                "SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|public|information_)'"
+            )
+            for (name,) in found.fetchall():
+                connection.execute(f'DROP SCHEMA "{name}" CASCADE')
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[_Postgres]:
+    """A PostgreSQL server of the tests' own; tests that need it are skipped where there is none."""
+    pytest.importorskip("psycopg", reason="psycopg, of the extra `postgresql`, is not installed")
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed; `make services` does that")
+    server = _Postgres(programs)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()

@@ -175,6 +175,12 @@ class TaskDatabase(Protocol):
         """
         ...
 
+    def make_room(self) -> int:
+        """Drop some of the oldest ended groups, because the database is full; return how many
+        records.
+        """
+        ...
+
     def statistics(self) -> dict[str, int]:
         """Return numbers: ``records``, ``bytes``, ``culled``. Needs nothing to be open."""
         ...
@@ -185,7 +191,17 @@ class TaskDatabase(Protocol):
 
 
 class DatabaseUnavailable(Exception):
-    """The database cannot be used now: locked, full, read-only, unreachable. The text says why."""
+    """The database cannot be used now: locked, full, read-only, unreachable. The text says why.
+
+    Attributes:
+        is_full: it would work if there were room.
+        at_once: what stood in the way is gone, so there is no need to wait before trying again.
+    """
+
+    def __init__(self, reason: str, *, is_full: bool = False, at_once: bool = False) -> None:
+        super().__init__(reason)
+        self.is_full = is_full
+        self.at_once = at_once
 
 
 class BadEntry(Exception):

@@ -45,6 +45,13 @@ class Coverage:
         self.n_covered += sum(b - a for a, b in fresh)
         return fresh
 
+    def copy(self) -> Coverage:
+        """Return a set of its own with the same numbers."""
+        other = Coverage()
+        other._starts, other._stops = self._starts.copy(), self._stops.copy()
+        other.n_covered = self.n_covered
+        return other
+
     def intervals(self) -> Iterator[tuple[int, int]]:
         """Yield the intervals, ascending."""
         return zip(self._starts, self._stops, strict=True)
@@ -54,7 +61,9 @@ class HasEntry(Protocol):
     """What a `GroupIndex` holds: anything that has a group's entry."""
 
     @property
-    def entry(self) -> GroupEntry: ...
+    def entry(self) -> GroupEntry:
+        """The group's entry."""
+        ...
 
 
 G = TypeVar("G", bound=HasEntry)

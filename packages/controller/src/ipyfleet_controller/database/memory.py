@@ -159,6 +159,13 @@ class MemoryDatabase:
             self._cull_oldest()
         return self._n_culled - before
 
+    def make_room(self) -> int:
+        """Drop the oldest ended group."""
+        before = self._n_culled
+        if self._done:
+            self._cull_oldest()
+        return self._n_culled - before
+
     def statistics(self) -> dict[str, int]:
         """Return numbers of records, bytes of results and culled records."""
         return {"records": self._n_records, "bytes": self._n_bytes, "culled": self._n_culled}

@@ -52,6 +52,10 @@ class NoDatabase:
         """Drop nothing; there is nothing."""
         return 0
 
+    def make_room(self) -> int:
+        """Drop nothing; there is nothing."""
+        return 0
+
     def statistics(self) -> dict[str, int]:
         """Return zeros."""
         return {"records": 0, "bytes": 0, "culled": 0}
