@@ -256,7 +256,10 @@ def test_return_when(rc, controller):
     ar = rc[:].apply_async(abs, -1)
     with pytest.warns(UserWarning, match="FIRST_COMPLETED"):
         assert ar.get(5, return_when=concurrent.futures.FIRST_COMPLETED) == [1, 1]
-    assert ar.wait(0, return_when=concurrent.futures.ALL_COMPLETED) == ({ar}, set())
+    assert ar.wait(0, return_when=concurrent.futures.ALL_COMPLETED) == (
+        set(ar.split()),
+        set(),
+    )
     controller.batch = 1
     bad = rc[:].apply_async(fail)
     with pytest.raises(CompositeError):

@@ -249,7 +249,7 @@ def test_blocking_execute_raises(rc):
     """A blocking execute raises what the code raised."""
     with pytest.raises(CompositeError) as caught:
         rc[:].execute("nope", block=True)
-    assert "[1:execute] NameError" in str(caught.value)
+    assert "[0-1:execute] NameError" in str(caught.value)
 
 
 def test_execute_takes_text(rc):

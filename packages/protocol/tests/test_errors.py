@@ -172,28 +172,74 @@ class TestRemoteError:
         assert capsys.readouterr().out == "\n".join(division().render_traceback()) + "\n"
 
 
+def different(count: int) -> CompositeError:
+    """Errors of `count` engines, no two alike."""
+    return CompositeError(
+        "one or more exceptions raised in: f",
+        [
+            (
+                "E",
+                f"number {engine}",
+                ["Traceback of the engine", f"E: number {engine}"],
+                {**INFO, "engine_id": engine},
+            )
+            for engine in range(count)
+        ],
+    )
+
+
 class TestCompositeError:
     def test_text_of_few(self) -> None:
-        """Up to four errors are all in the text, one line each."""
-        assert str(composite(2)).splitlines() == [
+        """Up to four kinds of errors are all in the text, one line each."""
+        assert str(different(2)).splitlines() == [
             "one or more exceptions raised in: f",
-            "[0:apply] ZeroDivisionError: division by zero",
-            "[1:apply] ZeroDivisionError: division by zero",
+            "[0:apply] E: number 0",
+            "[1:apply] E: number 1",
         ]
-        assert "..." not in str(composite(4))
+        assert "..." not in str(different(4))
 
     def test_text_of_many(self) -> None:
-        """Of more than four errors the first four are shown and the rest is counted."""
-        lines = str(composite(8)).splitlines()
+        """Of more than four kinds the first four are shown and the rest is counted."""
+        lines = str(different(8)).splitlines()
         assert len(lines) == 6
-        assert lines[4] == "[3:apply] ZeroDivisionError: division by zero"
+        assert lines[4] == "[3:apply] E: number 3"
         assert lines[5] == "... 4 more exceptions ..."
+
+    def test_errors_that_are_alike_are_shown_once(self) -> None:
+        """The same error of many engines is one line, and one traceback, with the engines."""
+        error = composite(16)
+        assert str(error).splitlines() == [
+            "one or more exceptions raised in: f",
+            "[0-15:apply] ZeroDivisionError: division by zero",
+        ]
+        assert error.render_traceback()[0] == "[0-15:apply]:"
+        assert len(error.exceptions) == len(error.elist) == 16
+        assert error.render_traceback(7)[0] == "[7:apply]"
+
+    def test_engines_that_are_no_range_are_listed(self) -> None:
+        """Engines are given as ranges and single numbers; more errors than these are counted."""
+        infos = [{**INFO, "engine_id": engine} for engine in (0, 2, 3, 4, 2)]
+        error = CompositeError("m", [("E", "v", [], info) for info in infos])
+        assert str(error).splitlines()[1] == "[0,2-4:apply] E: v (5 times)"
+
+    def test_another_traceback_is_another_error(self) -> None:
+        """Errors with one text are told apart by their traceback; process ids do not matter."""
+        lines = ["/tmp/ipykernel_1/5.py line 3", "/tmp/ipykernel_2/5.py line 3", "line 4"]
+        error = CompositeError("m", [("E", "v", [line], INFO) for line in lines])
+        assert [line for line in error.render_traceback() if "line" in line] == [lines[0], "line 4"]
+
+    def test_notes_are_shown_below_the_traceback(self) -> None:
+        """A note, such as a hint of what to do, ends the traceback of its error."""
+        error = RemoteError("E", "v", ["t"], INFO)
+        error.add_note("do this")
+        assert error.render_traceback() == ["[0:apply]", "t", "do this"]
+        assert CompositeError("m", [error]).render_traceback() == ["[0:apply]:", "t", "do this", ""]
 
     def test_limit_is_adjustable(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Users can set how many are shown."""
         monkeypatch.setattr(CompositeError, "tb_limit", 1)
-        assert str(composite(3)).splitlines()[-1] == "... 2 more exceptions ..."
-        assert composite(3).render_traceback()[-1] == "... 2 more exceptions ..."
+        assert str(different(3)).splitlines()[-1] == "... 2 more exceptions ..."
+        assert different(3).render_traceback()[-1] == "... 2 more exceptions ..."
 
     def test_repr(self) -> None:
         """The repr counts the errors."""
@@ -201,13 +247,8 @@ class TestCompositeError:
 
     def test_rendering(self) -> None:
         """Each traceback shown has its engine above and a blank line below."""
-        lines = composite(6).render_traceback()
-        assert lines[:4] == [
-            "[0:apply]:",
-            "Traceback of the engine",
-            "ZeroDivisionError: division by zero",
-            "",
-        ]
+        lines = different(6).render_traceback()
+        assert lines[:4] == ["[0:apply]:", "Traceback of the engine", "E: number 0", ""]
         assert lines[-1] == "... 2 more exceptions ..."
         assert len(lines) == 4 * 4 + 1
 

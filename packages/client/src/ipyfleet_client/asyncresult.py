@@ -21,11 +21,13 @@ from concurrent.futures import (
     Future,
 )
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from ipyfleet_client.hints import add_hint
 from ipyfleet_client.metadata import METADATA_KEYS, Metadata, metadata_of
 from ipyfleet_client.outputs import ExecuteReply
-from ipyfleet_client.pending import PENDING, Work
+from ipyfleet_client.parts import ResultParts
+from ipyfleet_client.pending import PENDING, PayloadDropped, Work
 from ipyfleet_client.resultoutput import ResultOutput
 from ipyfleet_client.timing import ResultTiming
 from ipyfleet_protocol.errors import collect_exceptions
@@ -58,7 +60,7 @@ class _LazyCondition:
             return condition
 
 
-class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
+class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
     """The result of a call on one or more engines.
 
     With several targets its value is the list of theirs, in their order; with a single one, an int,
@@ -145,10 +147,15 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
             return_when: None, or one of the constants of `concurrent.futures`.
 
         Returns:
-            Whether they have; with `return_when` two sets of results, those that have and those
-            that not.
+            Whether they have. With `return_when` two sets ``(done, pending)`` of results, one for
+            each task; they are those that `split` gives.
+
+        Raises:
+            ValueError: `return_when` is none of the constants.
         """
         work = self._work
+        if timeout is not None and not isinstance(timeout, int | float):
+            raise TypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
         if return_when is None or return_when == ALL_COMPLETED:
             done = self._wait_until(self.ready, timeout)
         elif return_when == FIRST_EXCEPTION:
@@ -157,11 +164,14 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
             done = self._wait_until(lambda: self.ready() or work.arrived, timeout)
         else:
             raise ValueError(
-                f"return_when: {return_when!r} is none of concurrent.futures' constants"
+                f"return_when must be one of {ALL_COMPLETED!r}, {FIRST_COMPLETED!r}, "
+                f"{FIRST_EXCEPTION!r} (as in concurrent.futures), not {return_when!r}"
             )
         if return_when is None:
             return done
-        return ({self}, set()) if self.ready() else (set(), {self})
+        parts = self.split()
+        done_parts = {part for part in parts if part.ready()}
+        return done_parts, set(parts) - done_parts
 
     def _wait_until(self, predicate: Callable[[], object], timeout: float | None) -> bool:
         if self._streamer is not None:
@@ -213,14 +223,18 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
         if return_when == FIRST_COMPLETED:
             warnings.warn("get() ignores return_when=FIRST_COMPLETED", UserWarning, stacklevel=2)
         elif return_when == FIRST_EXCEPTION:
-            self.wait(timeout, FIRST_EXCEPTION)
+            self._wait_until(lambda: self.ready() or self._work.failures, timeout)
             if self._work.failures and not self.ready():
                 self._raise_failures(self._arrived_errors())
+        elif return_when not in (None, ALL_COMPLETED):
+            raise ValueError(
+                f"return_when must be None, {ALL_COMPLETED!r} or {FIRST_EXCEPTION!r}, not "
+                f"{return_when!r}"
+            )
         if self._state == _FUTURE_PENDING and not self._wait_until(self.ready, timeout):
             raise TimeoutError(
-                f"the result was not there within {timeout} s"
-                if timeout is not None
-                else "the result did not arrive"
+                f"the result was not there within {timeout} s: {self._work.arrived} of "
+                f"{self._work.total} tasks have ended; get() or wait() again to go on waiting"
             )
         if self._state == _FUTURE_CANCELLED:
             raise CancelledError
@@ -270,7 +284,13 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
             values = [values]
         engines = [self._work.engine(index) for index in range(self._work.total)]
         if len(set(engines)) < len(engines):
-            raise ValueError("an engine ran more than one of these tasks; use get()")
+            twice = next(engine for engine in engines if engines.count(engine) > 1)
+            raise ValueError(
+                f"engine {twice} ran {engines.count(twice)} of these tasks: there is no value by "
+                "engine; get() gives the list of all"
+            )
+        if len(values) != len(engines):
+            values = [part.get(timeout) for part in self.split()]
         return dict(zip(engines, values, strict=True))
 
     @property
@@ -287,15 +307,31 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
                 self.wait_for_output(2.0)
                 values = [self._value(index) for index in range(work.total)]
             else:
-                values = work.values()
+                values = self._values_once()
             self._values = values
+            work.drop_payload()
         return values
+
+    def _values_once(self) -> list[Any]:
+        try:
+            return self._work.values()
+        except PayloadDropped:
+            return [self._value(index) for index in range(self._work.total)]
 
     def _value(self, index: int) -> Any:
         """Return one task's value or error; the task has ended."""
         if self._values is not None:
             return self._values[index]
-        value = self._work.value(index)
+        try:
+            value = self._work.value(index)
+        except PayloadDropped:
+            # Whoever dropped it has the values: another thread, or what this is a part of.
+            if self._values is not None:
+                return self._values[index]
+            if not self._origins:
+                raise
+            origin, place = self._origins[index]
+            value = origin._value(place)
         if self._work.method == "execute" and self._work.status[index] == OK:
             metadata = metadata_of(self._session, self._work, index)
             return ExecuteReply(value.execution_count, metadata)
@@ -310,6 +346,7 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
         return [self._value(k) for k, s in enumerate(status) if s not in (OK, PENDING)]
 
     def _raise_failures(self, errors: list[Any]) -> None:
+        add_hint(errors)
         if self._single:
             raise errors[0]
         collect_exceptions(errors, self._work.name)
@@ -323,6 +360,7 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
         """Return the value of one task that has ended, or raise its error."""
         value = self._value(index)
         if self._work.status[index] != OK and not self._return_exceptions:
+            add_hint([value])
             raise value
         return value
 
@@ -374,7 +412,10 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
     @property
     def msg_ids(self) -> list[str]:
         """The public ids of the tasks."""
-        self._session.submit.flush()
+        if self._work.foreign_ids is not None:
+            return list(self._work.foreign_ids)
+        if not self._session.closed:
+            self._session.submit.flush()
         return [self._session.submit.msg_id(seq) for seq in self._work.seqs()]
 
     @property
@@ -439,6 +480,18 @@ class AsyncResult(ResultTiming, ResultOutput, Future[Any]):
         """Whether `cancel` was in time."""
         return self._state == _FUTURE_CANCELLED
 
+    @classmethod
+    def _of_work(cls, client: Client, work: Work, sources: tuple[AsyncResult, ...]) -> Self:
+        return cls(client, work, single=False)
+
     def __repr__(self) -> str:
         state = ":finished" if self.ready() else ""
+        if not state and not self._single and self.progress:
+            state = f": {self.progress} of {len(self)}"
         return f"<{type(self).__name__}: {self._work.name}{state}>"
+
+    def _repr_html_(self) -> str:
+        """How notebooks show it: progress while it runs, times when it has ended."""
+        from ipyfleet_client.reprs import result_html
+
+        return result_html(self)

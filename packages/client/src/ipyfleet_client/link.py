@@ -24,6 +24,9 @@ from ipyfleet_protocol.codec import split, split_output
 from ipyfleet_protocol.columns import Frame, read_uint32
 from ipyfleet_protocol.errors import ProtocolError
 
+MAX_LATE = 65536
+"""Tasks whose result is here and whose output is not yet, at most."""
+
 
 class Joined(NamedTuple):
     """The controller has welcomed this client."""
@@ -164,6 +167,8 @@ class ClientLink:
                 ledger.ended(seq, work.arrived - before, work)
                 if piece.outputs:
                     self._expect_outputs(work, index, count, seq, seq - piece.first, piece)
+                if work.followers:
+                    effects += map(FinishWork, work.feed_followers(index, count))
                 if work.done:
                     ledger.forget(work)
                     effects.append(FinishWork(work))
@@ -180,6 +185,9 @@ class ClientLink:
             if output.received < expected[start + k]:
                 work.uncounted_outputs += 1
                 self.late[seq + k] = (work, index + k)
+                if len(self.late) > MAX_LATE:
+                    # Its output was dropped on the way, it seems: nobody shall wait for it.
+                    self.late.pop(next(iter(self.late)))[0].uncounted_outputs -= 1
 
     def _output_of(self, work: Work, index: int) -> TaskOutput:
         if work.outputs is None:

@@ -11,7 +11,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.partition import Dist, join
@@ -57,6 +57,25 @@ class AsyncMapResult(AsyncResult):
         if self._ends is None:
             return self._work.total
         return self._ends[-1] if self._ends else 0
+
+    def split(self) -> list[AsyncResult]:
+        """Return a result for each task; see `AsyncResult.split`."""
+        parts = super().split()
+        if self._ends is not None:
+            for index, part in enumerate(parts):
+                part._chunk = self._ends[index] - (self._ends[index - 1] if index else 0)
+        return parts
+
+    @classmethod
+    def _of_work(cls, client: Client, work: Work, sources: tuple[AsyncResult, ...]) -> Self:
+        """Join maps, or parts of maps, to one map."""
+        chunks: list[int] = []
+        for source in sources:
+            if isinstance(source, AsyncMapResult) and source._ends is not None:
+                chunks += [part._chunk or 0 for part in source.split()]
+            elif source._chunk is not None:
+                chunks.append(source._chunk)
+        return cls(client, work, chunks=chunks if len(chunks) == work.total else None)
 
     @property
     def progress(self) -> int:

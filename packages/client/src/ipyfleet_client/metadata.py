@@ -86,7 +86,9 @@ def metadata_of(session: Session, work: Work, index: int) -> Metadata:
         "label": work.label or None,
     }
     seq = work.seq(index)
-    if seq is not None:
+    if work.foreign_ids is not None:
+        values["msg_id"] = work.foreign_ids[index]
+    elif seq is not None:
         values["msg_id"] = session.submit.msg_id(seq)
     engine = work.engine(index)
     values["engine_id"] = engine

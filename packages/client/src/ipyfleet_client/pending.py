@@ -42,6 +42,11 @@ if TYPE_CHECKING:
 PENDING = 255
 """A task's status before its result is here."""
 
+
+class PayloadDropped(RuntimeError):
+    """The payload of these results was dropped: somebody keeps the values unpickled."""
+
+
 STATUS_NAMES = {OK: "ok", FAILED: "error", ABORTED: "aborted"}
 
 
@@ -131,7 +136,7 @@ class Segment:
             # Two threads may both do this; the outcomes are alike.
             frames = self._frames
             if frames is None:
-                raise RuntimeError("the payload of these results has been dropped")
+                raise PayloadDropped("the payload of these results has been dropped")
             payloads = self._payloads = Payloads(self.piece.columns, frames)
         return payloads
 
@@ -166,6 +171,9 @@ class Work:
         blobs: handles of the blobs that carry arguments; freed when the work is done.
         owner: who is told when all tasks have ended; held until then.
         sinks: called with ``(index, output)`` whenever output of a task has arrived.
+        followers: per task the works that show its result too, and where (`derive`).
+        shares: segments of this work are those of others, too.
+        foreign_ids: the msg_ids of tasks that this client did not submit; None for its own.
     """
 
     __slots__ = (
@@ -176,12 +184,15 @@ class Work:
         "blobs",
         "closed",
         "failures",
+        "followers",
+        "foreign_ids",
         "label",
         "method",
         "name",
         "outputs",
         "owner",
         "ranges",
+        "shares",
         "sinks",
         "status",
         "submitted",
@@ -218,6 +229,9 @@ class Work:
         self.outputs: dict[int, TaskOutput] | None = None
         self.uncounted_outputs = 0
         self.sinks: list[Callable[[int, TaskOutput], None]] | None = None
+        self.followers: dict[int, list[tuple[Work, int]]] | None = None
+        self.shares = False
+        self.foreign_ids: list[str] | None = None
         self._where: array[int] | None = array("I", bytes(4 * total)) if total > 1 else None
 
     # -- the submitting thread ----------------------------------------------------------------
@@ -276,6 +290,22 @@ class Work:
         for k in fresh:
             self.add(index + k, 1, segment, start + k)
         return bool(fresh)
+
+    def feed_followers(self, index: int, count: int) -> list[Work]:
+        """Hand new results on to the works that follow; return those that are done by it."""
+        done: list[Work] = []
+        if self.followers is None:
+            return done
+        for task in range(index, index + count):
+            place = self.locate(task)
+            if place is None:
+                continue
+            for work, position in self.followers.pop(task, ()):
+                work.add(position, 1, place[0], place[1])
+                done += work.feed_followers(position, 1)
+                if work.done:
+                    done.append(work)
+        return done
 
     # -- whoever asks -------------------------------------------------------------------------
 
@@ -341,8 +371,24 @@ class Work:
         column = segment.piece.outputs
         return read_uint32(column)[position] if column else 0
 
+    @property
+    def has_all_output(self) -> bool:
+        """Whether all tasks have ended and all that they printed and displayed is here."""
+        if not self.done:
+            return False
+        if not self.shares:
+            return not self.uncounted_outputs
+        outputs = self.outputs or {}
+        return all(
+            not (expected := self.expected_outputs(index))
+            or (index in outputs and outputs[index].received >= expected)
+            for index in range(self.total)
+        )
+
     def drop_payload(self) -> None:
-        """Forget the values: somebody keeps them unpickled."""
-        for _, _, segment, _ in self.arrivals:
-            if segment.piece.count == self.total:
+        """Forget the values, where nobody shares them: somebody keeps them unpickled."""
+        if self.shares or self.failures:
+            return
+        for _, count, segment, _ in self.arrivals:
+            if segment.piece.count == count:
                 segment.drop_payload()

@@ -340,6 +340,8 @@ class Session:
                     piece = _failed_piece(work.seq(index) or 0, len(payload))
                     work.add(index, 1, Segment(piece, [payload], -1, now), 0)
             work.closed = True
+            for follower in work.feed_followers(0, work.total):
+                self._finish(follower)
             self._finish(work)
         with self.link.lock:
             self.link.ledger.outstanding = 0

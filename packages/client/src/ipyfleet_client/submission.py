@@ -50,6 +50,9 @@ FLUSH_BYTES = 256 * 1024
 GROUP_MAX_BYTES = 1024 * 1024
 """Packed bytes in one group of a long map."""
 
+MAX_SENT_DIGESTS = 4096
+"""Functions of which it is remembered that the controller has them; others are sent again."""
+
 FIRST_GROUP_TASKS, LAST_GROUP_TASKS = 64, 4096
 """A long map goes out in groups that grow from the first size to the last."""
 
@@ -115,7 +118,7 @@ class Submitter:
         self._jobs: deque[_Job] = deque()
         self._buffered_tasks = 0
         self._outbox: deque[list[Frame]] = deque()
-        self._sent_digests: set[bytes] = set()
+        self._sent_digests: dict[bytes, None] = {}
         self._next_seq = 0
 
     @property
@@ -368,7 +371,9 @@ class Submitter:
                     header.digest, header.name, header.reusable, header.self_name, frames=0
                 )
             else:
-                self._sent_digests.add(header.digest)
+                self._sent_digests[header.digest] = None
+                if len(self._sent_digests) > MAX_SENT_DIGESTS:
+                    del self._sent_digests[next(iter(self._sent_digests))]
                 frames = [*function.frames, *frames]
         return Group(first, seq - first, options, header, columns), frames
 

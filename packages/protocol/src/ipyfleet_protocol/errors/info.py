@@ -55,6 +55,8 @@ def error_from_info(info: ErrorInfo) -> KernelError:
     if kind is not None:
         own = kind(info.evalue)
         own.engine_info = where
+        if own.hint and own.hint not in info.evalue:
+            own.add_note(own.hint)
         return own
     error = RemoteError(info.ename, info.evalue, info.traceback, where)
     if info.cause:

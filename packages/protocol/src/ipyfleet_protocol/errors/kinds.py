@@ -65,9 +65,12 @@ class KernelError(IPythonError):
 
     Attributes:
         engine_info: where it happened; None where no engine has to do with it.
+        default_text: what it says if nothing else was said.
+        hint: what can be done about it; a note of those that come from the cluster.
     """
 
     default_text: ClassVar[str] = ""
+    hint: ClassVar[str] = ""
     engine_info: RemoteInfo | None = None
 
     def __str__(self) -> str:
@@ -80,6 +83,11 @@ class EngineError(KernelError):
     default_text = (
         "the engine died while it had this task; its log says more. "
         "A balanced view runs such tasks again elsewhere if you set view.retries"
+    )
+    hint = (
+        "what the engine held is lost; rc.ids are those that are left. Work that may run twice "
+        "survives this: rc.load_balanced_view(retries=1). The engine's log is in the profile's "
+        "log directory"
     )
 
 
@@ -100,6 +108,7 @@ class TaskAborted(KernelError):
         "the task was aborted before it started: it was cancelled, "
         "or an execute before it in the engine's queue failed"
     )
+    hint = "rc.resubmit(ar.msg_ids) runs it after all"
 
 
 class TaskTimeout(KernelError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn, Self, TypeAlias, cast
 
+from .alike import ErrorKind, group_alike, notes_of, origin_of
 from .kinds import IPythonError, KernelError, RemoteInfo
 
 ErrorTuple: TypeAlias = tuple[str, str, "list[str] | str", "RemoteInfo | None"]
@@ -51,7 +52,7 @@ class RemoteError(KernelError):
     @property
     def origin(self) -> str:
         """``[0:apply]``, or an empty string if it is not known where the error happened."""
-        return _origin(self.engine_info)
+        return origin_of([self.engine_info] if self.engine_info else [])
 
     def __str__(self) -> str:
         prefix = f"{self.origin} " if self.origin else ""
@@ -64,8 +65,8 @@ class RemoteError(KernelError):
 
     def render_traceback(self) -> list[str]:
         """Return the lines to show: where it happened, then the remote traceback."""
-        lines = self.traceback or [f"{self.ename}: {self.evalue}"]
-        return [self.origin, *lines] if self.origin else list(lines)
+        lines = [*(self.traceback or [f"{self.ename}: {self.evalue}"]), *notes_of(self)]
+        return [self.origin, *lines] if self.origin else lines
 
     def _render_traceback_(self) -> list[str]:
         """IPython's hook: show the engine's traceback instead of the client's."""
@@ -121,18 +122,23 @@ class CompositeError(RemoteError, ExceptionGroup[RemoteError]):
         return CompositeError(self.msg, excs)
 
     def __str__(self) -> str:
-        lines = [str(error) for error in self._errors[: self.tb_limit]]
-        return "\n".join([self.msg, *lines, *self._remainder()])
+        kinds, hidden = self._kinds()
+        lines = [str(kind) for kind in kinds]
+        return "\n".join([self.msg, *lines, *_remainder(hidden)])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.exceptions)})"
 
-    def _remainder(self) -> list[str]:
-        hidden = len(self.exceptions) - self.tb_limit
-        return [f"... {hidden} more exceptions ..."] if hidden > 0 else []
+    def _kinds(self) -> tuple[list[ErrorKind], int]:
+        """The first few kinds of errors, and how many errors are of other kinds."""
+        kinds = group_alike(self._errors)
+        shown = kinds[: self.tb_limit]
+        return shown, len(self.exceptions) - sum(len(kind.errors) for kind in shown)
 
     def render_traceback(self, excid: int | None = None) -> list[str]:
         """Return the lines to show: of one error if `excid` is given, else of the first few.
+
+        Errors that are alike are shown once, with the engines that had them.
 
         Raises:
             IndexError: if there is no error with this number.
@@ -140,12 +146,15 @@ class CompositeError(RemoteError, ExceptionGroup[RemoteError]):
         if excid is not None:
             return self._error(excid).render_traceback()
         lines: list[str] = []
-        for error in self._errors[: self.tb_limit]:
-            if error.origin:
-                lines.append(f"{error.origin}:")
+        kinds, hidden = self._kinds()
+        for kind in kinds:
+            error = kind.errors[0]
+            if kind.origin:
+                lines.append(f"{kind.origin}:{kind.times}")
             lines += error.traceback or [f"{error.ename}: {error.evalue}"]
+            lines += notes_of(error)
             lines.append("")
-        return lines + self._remainder()
+        return lines + _remainder(hidden)
 
     def print_traceback(self, excid: int | None = None) -> None:
         """Print the traceback of one error, or of the first few.
@@ -170,6 +179,10 @@ class CompositeError(RemoteError, ExceptionGroup[RemoteError]):
         except IndexError:
             count = len(self.exceptions)
             raise IndexError(f"no exception {excid}: there are {count}, counted from 0") from None
+
+
+def _remainder(hidden: int) -> list[str]:
+    return [f"... {hidden} more exceptions ..."] if hidden > 0 else []
 
 
 class AlreadyDisplayedError(RemoteError):
@@ -229,14 +242,10 @@ def _errors_in(result: Any) -> Iterator[RemoteError]:
         where = result.engine_info if isinstance(result, KernelError) else None
         remote = RemoteError(type(result).__name__, str(result), [], where)
         remote.__cause__ = result
+        for note in notes_of(result):
+            remote.add_note(note)
         yield remote
 
 
 def _as_error(item: ErrorTuple | RemoteError) -> RemoteError:
     return item if isinstance(item, RemoteError) else RemoteError(*item)
-
-
-def _origin(info: RemoteInfo | None) -> str:
-    if not info:
-        return ""
-    return f"[{info.get('engine_id', '?')}:{info.get('method', '?')}]"
