@@ -347,3 +347,9 @@ def shared() -> Iterator[FakeController]:
 def wait() -> Callable[..., Any]:
     """The function `wait_until`."""
     return wait_until
+
+
+@pytest.fixture(scope="session")
+def make_controller() -> Callable[[], Iterator[FakeController]]:
+    """A generator that makes a controller and closes it, for fixtures of a module's own."""
+    return _controller

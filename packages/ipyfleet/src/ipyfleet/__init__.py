@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         require,
     )
     from ipyfleet_cluster import Cluster, ClusterManager
+    from ipyfleet_engine import bind_kernel
     from ipyfleet_protocol.namespace import Reference
     from ipyfleet_protocol.serialize import use_cloudpickle, use_dill, use_pickle
 
@@ -102,6 +103,7 @@ __all__ = [
     "TimeoutError",
     "UnmetDependency",
     "__version__",
+    "bind_kernel",
     "collect_exceptions",
     "error",
     "interactive",
@@ -132,6 +134,7 @@ _ELSEWHERE = {
         "require",
     ),
     "ipyfleet_cluster": ("Cluster", "ClusterManager"),
+    "ipyfleet_engine": ("bind_kernel",),
     "ipyfleet_protocol.namespace": ("Reference",),
     "ipyfleet_protocol.serialize": ("use_cloudpickle", "use_dill", "use_pickle"),
 }
