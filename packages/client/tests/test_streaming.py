@@ -1,12 +1,12 @@
-import time
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from ipyfleet_client import streaming
+from ipyfleet_client import screens
 from ipyfleet_client.outputs import TaskOutput
-from ipyfleet_client.streaming import Area, NotebookScreen, OutputStreamer, TextScreen
+from ipyfleet_client.streaming import OutputStreamer
 from ipyfleet_protocol.messages import FAILED, OK, ErrorInfo, OutputItem
 
 
@@ -50,7 +50,7 @@ class Work:
 @pytest.fixture
 def streamer(monkeypatch: pytest.MonkeyPatch) -> OutputStreamer:
     """Give a streamer for a terminal, over a call on engines 10 and 11."""
-    monkeypatch.setattr(streaming, "in_kernel", lambda: False)
+    monkeypatch.setattr(screens, "in_kernel", lambda: False)
     return OutputStreamer(Session(), Work(), single=False)  # type: ignore[arg-type]
 
 
@@ -125,127 +125,75 @@ def test_errors_without_output_are_shown_at_the_end(streamer, capsys):
 
 def test_many_errors_are_shortened(monkeypatch: pytest.MonkeyPatch, capsys):
     """The first four tracebacks are shown in full, the others as a line each."""
-    import msgspec
-
-    monkeypatch.setattr(streaming, "in_kernel", lambda: False)
+    monkeypatch.setattr(screens, "in_kernel", lambda: False)
     streamer = OutputStreamer(Session(), Work(6), single=False)  # type: ignore[arg-type]
     for index in range(6):
         content = {"ename": "E", "evalue": "v", "traceback": [f"lines of {index}"]}
         _emit(streamer, index, "error", msgspec.msgpack.encode(content))
     streamer.flush()
+    assert capsys.readouterr().err == ""
+    streamer.finish()
     shown = capsys.readouterr().err
     assert [f"lines of {index}" in shown for index in range(6)] == [True] * 4 + [False] * 2
     assert "[14:execute] E: v\n[15:execute] E: v\n" in shown
 
 
-def test_single_engine_has_no_prefix(capsys):
-    """With one engine text is shown as it comes, unfinished lines included."""
-    screen = TextScreen(single=True)
-    screen.write(10, "stdout", "a")
-    screen.write(10, "stdout", "b\n")
-    screen.refresh(None)
-    assert capsys.readouterr().out == "ab\n"
+def test_same_errors_are_shown_once(streamer, capsys):
+    """Of tracebacks that are the same one is shown, under the names of all its engines."""
+    content = msgspec.msgpack.encode({"ename": "E", "evalue": "v", "traceback": ["the lines"]})
+    for index in (1, 0):
+        _emit(streamer, index, "error", content)
+    streamer.finish()
+    assert capsys.readouterr().err == "[10:execute] [11:execute]\nthe lines\n"
 
 
-class _Pages:
-    """What a frontend has been told to show: texts by display id, and how many messages it took."""
-
-    def __init__(self) -> None:
-        self.texts: dict[str, str] = {}
-        self.messages = 0
-
-    def publish(
-        self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False
-    ) -> None:
-        self.messages += 1
-        key = (transient or {}).get("display_id") or f"message {self.messages}"
-        assert update == (key in self.texts)
-        self.texts[key] = data.get("text/plain", str(sorted(data)))
+def test_error_of_a_running_call_is_not_held_for_long(streamer, capsys, monkeypatch):
+    """While other engines are at work an error is shown soon, not at the very end."""
+    monkeypatch.setattr("ipyfleet_client.streaming.ERRORS_S", 0.0)
+    content = msgspec.msgpack.encode({"ename": "E", "evalue": "v", "traceback": ["the lines"]})
+    streamer._session.plan = [lambda: _emit(streamer, 0, "error", content)]
+    assert not streamer.wait(lambda: False, 0.05)
+    assert capsys.readouterr().err == "[10:execute]\nthe lines\n"
 
 
-@pytest.fixture
-def pages(monkeypatch: pytest.MonkeyPatch) -> _Pages:
-    """Record what is published in place of IPython's publisher."""
-    made = _Pages()
-    monkeypatch.setattr(streaming, "_publish", made.publish)
-    return made
+def test_wait_that_ends_early_breaks_no_line(streamer, capsys):
+    """Waiting in short pieces, as a progress bar does, does not cut the lines of an engine."""
+    for text in (b"a", b"b", b"c\n"):
+        _emit(streamer, 0, "stdout", text)
+        assert not streamer.wait(lambda: False, 0)
+    assert capsys.readouterr().out == "[stdout:10] abc\n"
 
 
-def test_notebook_keeps_an_area_for_each_stream(pages):
-    """Engines that talk in turn fill one area each, in place."""
-    screen = NotebookScreen()
-    for number in range(3):
-        for engine in (0, 1):
-            screen.write(engine, "stdout", f"line {number}\n")
-    screen.refresh(None)
-    screen.write(0, "stdout", "more\n")
-    screen.refresh(None)
-    assert list(pages.texts.values()) == [
-        "[stdout:0] line 0\nline 1\nline 2\nmore",
-        "[stdout:1] line 0\nline 1\nline 2",
-    ]
-    assert pages.messages == 3
+def test_room_is_made_for_a_batch(streamer, capsys):
+    """What is around the output, such as a progress bar, is told when a batch is shown."""
+    calls = []
+
+    def around(show):
+        calls.append("before")
+        show()
+
+    streamer.around = around
+    streamer.flush()
+    assert calls == []
+    _emit(streamer, 0, "stdout", b"text\n")
+    streamer.flush()
+    assert calls == ["before"]
+    assert capsys.readouterr().out == "[stdout:10] text\n"
 
 
-def test_notebook_is_not_updated_too_often(pages):
-    """The first text is shown at once; more of it waits until an update is due."""
-    screen = NotebookScreen()
-    screen.write(0, "stdout", "a\n")
-    now = time.monotonic()
-    assert screen.refresh(now) is None
-    screen.write(0, "stdout", "b\n")
-    due = screen.refresh(now)
-    assert due is not None
-    assert pages.messages == 1
-    assert screen.refresh(due) is None
-    assert list(pages.texts.values()) == ["[stdout:0] a\nb"]
-
-
-def test_long_output_is_cut_between_lines(pages):
-    """Long output goes to several areas, cut between lines, complete and in order."""
-    screen = NotebookScreen()
-    text = "".join(f"line {number}\n" for number in range(20_000))
-    for start in range(0, len(text), 1000):
-        screen.write(0, "stdout", text[start : start + 1000])
-    screen.refresh(None)
-    areas = [area.removeprefix("[stdout:0] ") for area in pages.texts.values()]
-    assert len(areas) > 3
-    assert "\n".join(areas) + "\n" == text
-
-
-def test_display_stands_between_the_texts_around_it(pages):
-    """What an engine displays is placed after what it printed before and before what comes then."""
-    screen = NotebookScreen()
-    screen.write(0, "stdout", "before\n")
-    screen.display(0, "display_data", {"data": {"image/png": "…"}})
-    screen.write(0, "stdout", "after\n")
-    screen.refresh(None)
-    assert list(pages.texts.values()) == [
-        "[stdout:0] before",
-        "[output:0]",
-        "['image/png']",
-        "[stdout:0] after",
-    ]
-
-
-def test_update_of_a_display(pages):
-    """An update of a display that was shown replaces it; of another one it is ignored."""
-    screen = NotebookScreen()
-    shown = {"data": {"text/plain": "50 %"}, "transient": {"display_id": "bar"}}
-    screen.display(0, "update_display_data", shown)
-    assert pages.messages == 0
-    screen.display(0, "display_data", shown)
-    screen.display(0, "update_display_data", dict(shown, data={"text/plain": "100 %"}))
-    assert list(pages.texts.values()) == ["[output:0]", "100 %"]
-
-
-def test_line_that_is_redrawn(pages):
-    """Of a line that is drawn again and again with carriage returns the last drawing is shown."""
-    area = Area("[stderr:0]")
-    for percent in range(0, 101, 10):
-        area.add(f"\r{percent:3d} %")
-        area.show()
-    assert list(pages.texts.values()) == ["[stderr:0] 100 %"]
-    area.add("\ndone\n")
-    area.show()
-    assert list(pages.texts.values()) == ["[stderr:0] 100 %\ndone"]
+def test_display_of_an_earlier_cell_is_updated(monkeypatch):
+    """An update finds the display that the same engine made in an earlier cell."""
+    monkeypatch.setattr(screens, "in_kernel", lambda: True)
+    published: list[Any] = []
+    monkeypatch.setattr(
+        screens, "_publish", lambda data, metadata=None, **more: published.append(more)
+    )
+    session: Any = Session()
+    shown = {"data": {"text/plain": "1"}, "transient": {"display_id": "bar"}}
+    for kind in ("display_data", "update_display_data"):
+        streamer = OutputStreamer(session, Work(), single=False)  # type: ignore[arg-type]
+        _emit(streamer, 0, kind, msgspec.msgpack.encode(shown))
+        streamer.finish()
+    first, second = published[-2:]
+    assert second["update"]
+    assert first["transient"] == second["transient"]

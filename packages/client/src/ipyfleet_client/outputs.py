@@ -22,7 +22,7 @@ from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.messages import OutputItem
 
 _STREAMS = ("stdout", "stderr")
-_SHOWN = ("display_data", "update_display_data", "execute_result")
+_REPLACING = frozenset({*_STREAMS, "display_data", "execute_result", "error"})
 _RED, _RESET = "\x1b[0;31m", "\x1b[0m"
 
 
@@ -59,6 +59,20 @@ class TaskOutput:
         """Return what the task has written to "stdout" or "stderr", carriage returns applied."""
         return collapse_returns("".join(c for kind, c in self.items if kind == stream))
 
+    def visible_text(self, stream: str) -> str:
+        """Return what a notebook would show of a stream: the text since it was last cleared."""
+        return collapse_returns("".join(c for kind, c in self._visible() if kind == stream))
+
+    def _visible(self) -> list[tuple[str, Any]]:
+        """The items since the output was cleared, which may have waited for the next item."""
+        start = 0
+        for position, (kind, content) in enumerate(self.items):
+            if kind == "clear_output":
+                waits = isinstance(content, dict) and content.get("wait")
+                if not waits or any(k in _REPLACING for k, _ in self.items[position + 1 :]):
+                    start = position + 1
+        return self.items[start:]
+
     def of_kind(self, kind: str) -> Any | None:
         """Return the content of the last item of a kind, or None."""
         return next((c for k, c in reversed(self.items) if k == kind), None)
@@ -66,7 +80,7 @@ class TaskOutput:
     def displays(self) -> list[dict[str, Any]]:
         """Return what was displayed, in order, as Jupyter contents (``data``, ``metadata``)."""
         shown: list[dict[str, Any]] = []
-        for kind, content in self.items:
+        for kind, content in self._visible():
             if kind == "display_data":
                 shown.append(content)
             elif kind == "update_display_data":
@@ -74,8 +88,6 @@ class TaskOutput:
                 for place, earlier in enumerate(shown):
                     if wanted and earlier.get("transient", {}).get("display_id") == wanted:
                         shown[place] = content
-            elif kind == "clear_output":
-                shown.clear()
         return shown
 
     def published(self) -> dict[str, Any]:
@@ -184,12 +196,12 @@ def in_ipython() -> bool:
 
 
 def show_stream(text: str, prefix: str = "", file: TextIO | None = None) -> None:
-    """Print a task's text: after its prefix if it is one line, below it if it is several."""
+    """Print a task's text behind its prefix."""
     if not text:
         return
     file = sys.stdout if file is None else file
     if prefix:
-        text = f"{prefix}\n{text}" if "\n" in text.rstrip("\n") else f"{prefix} {text}"
+        text = f"{prefix} {text}"
     file.write(text if text.endswith("\n") else text + "\n")
     file.flush()
 

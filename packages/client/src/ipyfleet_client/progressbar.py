@@ -1,13 +1,17 @@
 """A progress bar while waiting.
 
 What lives here: the choice between tqdm's bar for terminals and its notebook widget, and the loop.
+What must not: any reason for a wait to fail; where no bar can be shown there is none.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import time
+import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.outputs import in_ipython
@@ -34,10 +38,49 @@ def make_bar(total: int, description: str, unit: str, widget: bool | None = None
 
 
 def _in_kernel() -> bool:
-    import sys
-
     shell = sys.modules["IPython"].get_ipython()
     return getattr(shell, "kernel", None) is not None
+
+
+class ProgressBar:
+    """A bar that cannot fail: after its first exception it is gone, with a warning.
+
+    Example:
+        >>> bar = ProgressBar(2, "map", "tasks", widget=False)  # doctest: +SKIP
+        >>> bar.show(1)  # doctest: +SKIP
+    """
+
+    def __init__(self, total: int, description: str, unit: str, widget: bool | None) -> None:
+        self._bar: Any = None
+        self._do(lambda: setattr(self, "_bar", make_bar(total, description, unit, widget)))
+        if self._bar is None and widget is None:
+            # A widget's frontend may be missing, or of another version: text will do.
+            self._do(lambda: setattr(self, "_bar", make_bar(total, description, unit, False)))
+
+    def show(self, done: int) -> None:
+        """Show how much is done."""
+        if self._bar is not None:
+            self._do(lambda: self._bar.update(done - self._bar.n))
+
+    def step_aside(self, write: Callable[[], None]) -> None:
+        """Take the bar off the screen while something else is written."""
+        if self._bar is not None:
+            self._do(lambda: self._bar.clear())
+        write()
+        if self._bar is not None:
+            self._do(lambda: self._bar.refresh())
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._do(lambda: self._bar.close())
+
+    def _do(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - a bar must not break what it accompanies
+            self._bar = None
+            warnings.warn(f"no progress bar: {type(error).__name__}: {error}", stacklevel=4)
 
 
 def wait_with_bar(
@@ -49,12 +92,20 @@ def wait_with_bar(
     deadline = None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
     work = result._work
     total = work.total if not hasattr(result, "_ends") else len(result)
-    with make_bar(total, work.name, "tasks", widget) as bar:
+    bar = ProgressBar(total, work.name, "tasks", widget)
+    streamer = result._streamer
+    if streamer is not None:
+        streamer.around = bar.step_aside
+    try:
         while True:
             left = interval_s
             if deadline is not None:
                 left = min(left, deadline - time.monotonic())
             done = result.wait(max(0.0, left))
-            bar.update(result.progress - bar.n)
+            bar.show(result.progress)
             if done or (deadline is not None and time.monotonic() >= deadline):
                 return
+    finally:
+        if streamer is not None:
+            streamer.around = None
+        bar.close()

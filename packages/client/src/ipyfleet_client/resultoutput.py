@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from ipyfleet_client.merging import merge_texts
 from ipyfleet_client.metadata import metadata_of
 from ipyfleet_client.outputs import (
     ExecuteReply,
@@ -113,11 +114,14 @@ class ResultOutput:
 
     def _show_streams(self, indices: range | list[int]) -> None:
         for kind, file in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+            texts = []
             for index in indices:
                 output = self._outputs_of(index)
-                if output is not None:
-                    prefix = "" if self._single else f"[{kind}:{self._work.engine(index)}]"
-                    show_stream(output.text(kind), prefix, file)
+                text = output.visible_text(kind) if output is not None else ""
+                if text:
+                    texts.append((self._work.engine(index), text))
+            for engines, text in merge_texts(texts):
+                show_stream(text, "" if self._single else f"[{kind}:{engines}]", file)
 
     def _show_displays(self, indices: range | list[int], in_turn: bool = False) -> None:
         shown: list[tuple[int, int, dict[str, Any]]] = []

@@ -1,0 +1,52 @@
+import pytest
+
+from ipyfleet_client.merging import (
+    ErrorReport,
+    Failure,
+    describe_engines,
+    head_of_error,
+    merge_texts,
+)
+
+
+@pytest.mark.parametrize(
+    ("engines", "text"),
+    [([3], "3"), ([0, 1], "0,1"), (range(16), "0-15"), ([5, 0, 1, 2, 7, 8], "0-2,5,7,8")],
+)
+def test_engines_are_written_as_ranges(engines, text):
+    """Three and more in a row become a range."""
+    assert describe_engines(engines) == text
+
+
+def test_heads():
+    """Up to four engines are named one by one, more as ranges; none is a place, too."""
+    assert head_of_error([0, 1]) == "[0:execute] [1:execute]"
+    assert head_of_error(range(16), "apply") == "[0-15:apply]"
+    assert head_of_error([None]) == "[None:execute]"
+
+
+def test_texts_of_few_engines_keep_their_lines():
+    """With four engines each has a line of its own, also when they say the same."""
+    assert merge_texts([(e, "hi") for e in range(4)]) == [(str(e), "hi") for e in range(4)]
+
+
+def test_texts_of_many_engines_are_merged():
+    """More than four that say the same have one line, at the place of the first of them."""
+    texts = [(e, "odd" if e == 2 else "hi") for e in range(16)]
+    assert merge_texts(texts) == [("0,1,3-15", "hi"), ("2", "odd")]
+    assert merge_texts([(17, "first"), *texts]) == [("17", "first"), *merge_texts(texts)]
+
+
+def test_same_errors_are_merged_and_many_shortened():
+    """Each traceback once, four of them in full, then lines; repeated ones refer to the first."""
+    report = ErrorReport(limit=4)
+    same = [Failure(e, "E", "v", ("lines",)) for e in range(8)]
+    assert report.render(same) == ["[0-7:execute]\nlines"]
+    others = [Failure(e, "F", str(e), (f"lines {e}",)) for e in range(8, 12)]
+    texts = report.render(others)
+    assert texts[:3] == [f"[{e}:execute]\nlines {e}" for e in range(8, 11)]
+    assert texts[3] == "[11:execute] F: 11"
+    assert report.render([Failure(12, "E", "v", ("lines",))]) == [
+        "[12:execute] E: v (traceback as of [0-7:execute])"
+    ]
+    assert report.render([Failure(13, "G", "w", ())]) == ["[13:execute] G: w"]
