@@ -54,7 +54,7 @@ class ResultOutput:
             Whether it is.
         """
         work = self._work
-        return self._wait_until(lambda: work.done and not work.uncounted_outputs, timeout)
+        return self._wait_until(lambda: work.has_all_output, timeout)
 
     @contextmanager
     def stream_output(self) -> Iterator[None]:
