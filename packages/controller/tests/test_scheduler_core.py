@@ -11,7 +11,7 @@ from ipyfleet_controller.scheduler.group import TRANSITIONS, IllegalTransition, 
 from ipyfleet_controller.scheduler.instructions import DeliverResults, Refuse, SendTasks
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.ids import EngineId
-from ipyfleet_protocol.messages import SeqRange
+from ipyfleet_protocol.messages import PlacedRange, SeqRange
 
 
 def test_an_engine_gets_one_task_of_an_unknown_kind_then_up_to_twice_as_many(bench: Any) -> None:
@@ -199,7 +199,7 @@ def test_cancelled_tasks_that_wait_end_as_aborted(bench: Any) -> None:
     bench.feed(ev.CancelEvent(bench.CLIENT, [SeqRange(0, 10)]))
     assert {bench.error(seq).ename for seq in range(1, 10)} == {"TaskAborted"}
     [drop] = bench.drops
-    assert (drop.client, drop.ranges) == (bench.CLIENT, [SeqRange(0, 1)])
+    assert (drop.client, drop.ranges) == (bench.CLIENT, [PlacedRange(0, 1, 0)])
     bench.answer(0)
     assert bench.ended[bench.CLIENT, 0][0] == m.OK
 

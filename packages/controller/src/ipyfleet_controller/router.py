@@ -273,7 +273,9 @@ class Router:
         self._must_place = True
 
     def _take_cancel(self, peer: PeerId, message: m.Cancel, frames: Sequence[Frame]) -> None:
-        self._feed_scheduler(sev.CancelEvent(peer, message.ranges))
+        self._feed_scheduler(
+            sev.CancelEvent(peer, message.ranges, message.interrupt, message.force, message.grace_s)
+        )
 
     def _take_results(self, peer: PeerId, message: m.Results, frames: Sequence[Frame]) -> None:
         self._parts = split(message, frames)  # a client must be able to rely on what is forwarded
@@ -363,8 +365,11 @@ class Router:
         self._outbox.send(what.peer, Channel.CONTROL, encode(m.Recall(what.first, what.last)))
 
     def _do_send_drop(self, what: sins.SendDrop) -> None:
-        message = m.DropTasks(what.client, what.ranges)
+        message = m.DropTasks(what.client, what.ranges, what.interrupt)
         self._outbox.send(what.peer, Channel.CONTROL, encode(message))
+
+    def _do_kill_running(self, what: sins.KillRunning) -> None:
+        self._perform_hub(self._hub.kill_running(what.engine_id, what.ranges))
 
     def _do_deliver(self, what: sins.DeliverResults) -> None:
         message = what.message
@@ -393,6 +398,7 @@ class Router:
         sins.SendTasks: _do_send_tasks,
         sins.SendRecall: _do_send_recall,
         sins.SendDrop: _do_send_drop,
+        sins.KillRunning: _do_kill_running,
         sins.DeliverResults: _do_deliver,
         sins.RecordGroup: _do_record_group,
         sins.Refuse: _do_refuse,

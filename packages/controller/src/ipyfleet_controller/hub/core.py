@@ -42,6 +42,9 @@ AGENT_WAIT_S = 0.150
 SWEEP_AFTER_S = 30.0
 """How long a dead peer's shared memory is kept for those who have yet to map it."""
 
+MAX_START_BYTES = 64 << 20
+"""Bytes of functions that joining engines are to call, all together."""
+
 MAX_STRANGERS = 4096
 """Peers that were told to say Hello first, remembered so that each is told once."""
 
@@ -58,6 +61,8 @@ class HubCore:
         self.registry = Registry()
         self._cluster = cluster
         self._strangers: dict[tuple[PeerId, Channel], None] = {}
+        self._given_up: dict[PeerId, str] = {}
+        self._start_calls: dict[str, m.StartCall] = {}
         self._sweeps: list[tuple[float, PeerId]] = []
 
     def handle(self, event: ev.HubEvent, now: float) -> list[HubInstruction]:
@@ -79,12 +84,20 @@ class HubCore:
 
     def refuse(self, peer: PeerId, channel: Channel, reason: str) -> list[HubInstruction]:
         """Return the refusal of a peer that has not joined; nothing if it was told before."""
+        if peer in self._given_up:
+            return self._send_away(peer, channel)
         if (peer, channel) in self._strangers:
             return []
         if len(self._strangers) >= MAX_STRANGERS:
             del self._strangers[next(iter(self._strangers))]
         self._strangers[peer, channel] = None
         return [Send(peer, channel, m.Refused(reason))]
+
+    def _send_away(self, peer: PeerId, channel: Channel) -> list[HubInstruction]:
+        """Tell an engine that was taken for dead, and is not, that it has no place here."""
+        if channel is not Channel.CONTROL:
+            return []  # one word is enough
+        return [Send(peer, channel, m.Closing(f"the engine was given up: {self._given_up[peer]}"))]
 
     # -- joining and leaving ------------------------------------------------------------------
 
@@ -101,6 +114,18 @@ class HubCore:
         if complaint is not None:
             return [Send(event.peer, event.channel, m.Refused(complaint))]
         self._strangers.pop((event.peer, event.channel), None)
+        if event.peer in self._given_up:
+            return self._send_away(event.peer, event.channel)
+        known = self.registry.peers.get(event.peer)
+        if known is not None:
+            again = m.Welcome(
+                self._cluster.instance,
+                known.engine_id,
+                [],
+                self._cluster.host,
+                self._cluster.blob_dir,
+            )
+            return [Send(event.peer, event.channel, again)]
         if hello.role != "engine":
             return self._welcome(hello)
         entry = self.registry.half_open(event.peer)
@@ -111,6 +136,9 @@ class HubCore:
         known = self.registry.peers.get(PeerId(hello.peer))
         if known is None:
             return None
+        same = (known.role, known.pid, known.host) == (hello.role, hello.pid, hello.host)
+        if same and hello.role != "client":
+            return None  # its connection broke for a moment
         return (
             f"a peer with the id {hello.peer.hex()[:8]}… has joined already: {known.role} with pid "
             f"{known.pid} on {known.hostname}; this is a {hello.role} with pid {hello.pid} "
@@ -136,6 +164,7 @@ class HubCore:
             engines=self._engines() if peer.role == "client" else [],
             host=self._cluster.host,
             blob_dir=self._cluster.blob_dir,
+            start_calls=list(self._start_calls.values()) if peer.role == "engine" else [],
         )
         out: list[HubInstruction] = [Send(peer.peer, channels_of(peer.role)[0], welcome)]
         if peer.role == "engine":
@@ -196,6 +225,9 @@ class HubCore:
 
     def _lose_engine(self, engine: Peer, now: float) -> list[HubInstruction]:
         self.registry.remove(engine.peer)
+        if len(self._given_up) >= MAX_STRANGERS:
+            del self._given_up[next(iter(self._given_up))]
+        self._given_up[engine.peer] = engine.reason
         self._sweeps.append((now + SWEEP_AFTER_S, engine.peer))
         lost = m.EngineLost(engine.engine_id, engine.reason)
         error = own_error(
@@ -250,6 +282,8 @@ class HubCore:
                 signal = m.SignalEngines([engine.peer], message.action.signum)
                 out.append(Send(engine.agent, Channel.AGENT, signal))
                 out += self._reply_control(event.peer, message.request, target, None)
+            elif isinstance(message.action, m.DumpStacks) and message.action.native:
+                out += self._ask_agent(event.peer, message.request, engine, message.action)
             else:
                 is_stop = isinstance(message.action, m.StopEngine)
                 engine.requests[event.peer, message.request] = is_stop
@@ -257,12 +291,23 @@ class HubCore:
                 out.append(Send(engine.peer, Channel.CONTROL, command))
         return out
 
+    def _ask_agent(
+        self, client: PeerId, request: int, engine: Peer, action: m.DumpStacks
+    ) -> list[HubInstruction]:
+        if engine.agent not in self.registry.peers:
+            text = f"engine {engine.engine_id} has no agent and does not answer itself"
+            error = own_error("EngineError", text, engine_id=engine.engine_id)
+            return self._reply_control(client, request, engine.engine_id, error)
+        engine.requests[client, request] = False
+        command = m.EngineControl(client, request, action, engine.peer, engine.engine_id)
+        return [Send(engine.agent, Channel.AGENT, command)]
+
     def _on_control_reply(
         self, event: ev.MessageEvent, message: m.ControlReply, now: float
     ) -> list[HubInstruction]:
-        engine = self.registry.peers.get(event.peer)
+        engine = self.registry.engines.get(EngineId(message.engine))
         client = PeerId(message.client)
-        if engine is None or message.engine != engine.engine_id:
+        if engine is None or event.peer not in (engine.peer, engine.agent):
             return []
         if (client, message.request) not in engine.requests:
             return []
@@ -273,6 +318,8 @@ class HubCore:
         self, event: ev.MessageEvent, message: m.Request, now: float
     ) -> list[HubInstruction]:
         question = message.question
+        if isinstance(question, m.OnEngineStart):
+            return self._on_engine_start(event.peer, message.request, question.call)
         if not isinstance(question, m.ShutdownCluster):
             return [AnswerQuestion(event.peer, message.request, question)]
         done: list[HubInstruction] = [
@@ -292,6 +339,23 @@ class HubCore:
             )
         return out + done
 
+    def _on_engine_start(
+        self, client: PeerId, request: int, call: m.StartCall
+    ) -> list[HubInstruction]:
+        self._start_calls.pop(call.name, None)
+        n_bytes = sum(len(frame) for each in self._start_calls.values() for frame in each.frames)
+        n_bytes += sum(map(len, call.frames))
+        error = None
+        if n_bytes > MAX_START_BYTES:
+            text = (
+                f"the functions of on_engine_start take {n_bytes} bytes; {MAX_START_BYTES} is all"
+            )
+            error = own_error("KernelError", text)
+        elif call.frames:
+            self._start_calls[call.name] = call
+        content = b"" if error else b"\xc0"
+        return [Send(client, Channel.CLIENT, m.Reply(request, content, error))]
+
     def _reply_control(
         self, client: PeerId, request: int, engine: int, error: m.ErrorInfo | None
     ) -> list[HubInstruction]:
@@ -299,6 +363,18 @@ class HubCore:
             return []
         reply = m.ControlReply(client, request, engine, error)
         return [Send(client, Channel.CLIENT, reply)]
+
+    def kill_running(
+        self, engine_id: EngineId, ranges: list[m.PlacedRange]
+    ) -> list[HubInstruction]:
+        """Return what has an engine killed if it runs one of these tasks."""
+        engine = self.registry.engines.get(engine_id)
+        if engine is None:
+            return []
+        message = m.KillRunning(engine.peer, ranges)
+        if engine.agent in self.registry.peers:
+            return [Send(engine.agent, Channel.AGENT, message)]
+        return [Send(engine.peer, Channel.CONTROL, message)]
 
     # -- everybody ----------------------------------------------------------------------------
 

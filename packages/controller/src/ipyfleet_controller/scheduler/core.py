@@ -23,14 +23,14 @@ from typing import Any, ClassVar
 
 from ipyfleet_protocol.columns import read_float64
 from ipyfleet_protocol.ids import EngineId, PeerId
-from ipyfleet_protocol.messages import FAILED, ErrorInfo, Group, Options, ResultSlice, SeqRange
+from ipyfleet_protocol.messages import FAILED, ErrorInfo, Group, Options, ResultSlice
 
 from . import events as ev
 from .cancelling import Canceller, cancelled_error, final_status, split_cancelled
 from .endings import keep_parts, own_error
 from .engine_queue import EngineQueue, Slice
 from .group import GroupIndex, IllegalTransition, State, TaskGroup
-from .instructions import DeliverResults, Instruction, RecordGroup, Refuse, SendDrop, WakeAt
+from .instructions import DeliverResults, Instruction, RecordGroup, Refuse, WakeAt
 from .merging import merge_groups
 from .placing import Placer
 from .schemes import Scheme, load_scheme
@@ -113,18 +113,18 @@ class SchedulerCore:
             for piece in _cut_out(part, running)
         ]
         for piece, is_cancelled in pieces:
-                run = Run(piece.group, piece.start, piece.start + piece.n_tasks, piece.attempt)
-                ran = piece.ordinal == running
-                if is_cancelled:
-                    failed.append((run, cancelled_error(event.engine_id, event.reason)))
-                elif piece.constraint is None or (ran and not _has_attempts_left(run)):
-                    failed.append((run, _engine_error(engine, event.reason, run.group)))
-                elif ran:
-                    run.attempt += 1
-                    avoid = piece.constraint.avoid | {event.engine_id}
-                    state.wait_again(run, piece.constraint._replace(avoid=avoid))
-                else:
-                    state.wait_again(run, piece.constraint)
+            run = Run(piece.group, piece.start, piece.start + piece.n_tasks, piece.attempt)
+            ran = piece.ordinal == running
+            if is_cancelled:
+                failed.append((run, cancelled_error(event.engine_id, event.reason)))
+            elif piece.constraint is None or (ran and not _has_attempts_left(run)):
+                failed.append((run, _engine_error(engine, event.reason, run.group)))
+            elif ran:
+                run.attempt += 1
+                avoid = piece.constraint.avoid | {event.engine_id}
+                state.wait_again(run, piece.constraint._replace(avoid=avoid))
+            else:
+                state.wait_again(run, piece.constraint)
         out: list[Instruction] = [*state.end(failed, State.PLACED, now)]
 
         stranded = [(run, _engine_error(engine, event.reason, run.group)) for run in engine.direct]
@@ -294,8 +294,14 @@ class SchedulerCore:
         first, last = max(event.first, engine.recall[0]), min(event.last, engine.recall[1])
         engine.recall = None
         taken = engine.take(first, last - first + 1) if first <= last else []
-        for piece in taken:
+        cancelled: list[tuple[Run, ErrorInfo]] = []
+        for piece, is_cancelled in (
+            each for whole in taken for each in split_cancelled(engine.cancelled, whole)
+        ):
             run = Run(piece.group, piece.start, piece.start + piece.n_tasks, piece.attempt)
+            if is_cancelled:
+                cancelled.append((run, cancelled_error(engine.engine_id, "gave it back")))
+                continue
             if piece.constraint is None:
                 raise IllegalTransition(f"direct tasks were recalled: {run!r}")
             self.state.wait_again(run, piece.constraint)
@@ -305,7 +311,7 @@ class SchedulerCore:
         if not taken:
             engine.recall_not_before = now + BACKOFF_S
         self.state.note_engine(engine)
-        return []
+        return [*self.state.end(cancelled, State.PLACED, now)]
 
     # -- time ---------------------------------------------------------------------------------
 
@@ -313,14 +319,15 @@ class SchedulerCore:
         return [*self._placer.place(now), *self._stealer.recall(now)]
 
     def _handle_tick(self, event: ev.TickEvent, now: float) -> list[Instruction]:
+        out = self._canceller.insist(now)
         if self._orphaned_until is None or now < self._orphaned_until:
-            return []
+            return out
         self._orphaned_until = None
         error = own_error(
             "NoEnginesRegistered", f"no engine is left, and none came back; {self._last_loss}"
         )
         endings = [(run, error) for _, run in self.state.waiting.remove_all()]
-        return [*self.state.end(endings, State.QUEUED, now)]
+        return [*out, *self.state.end(endings, State.QUEUED, now)]
 
     # -- errors -------------------------------------------------------------------------------
 
