@@ -73,6 +73,17 @@ def test_output_is_given_up_first_and_counted(pair: tuple[Any, Any]) -> None:
     assert not outbox.is_waiting
 
 
+def test_a_peer_for_which_too_much_waits_is_named(pair: tuple[Any, Any]) -> None:
+    """Above the bound on waiting bytes the channel is in `overflowing`, below it is not."""
+    outbox = Outbox(pair[0])
+    outbox.max_bytes = 1000
+    while not outbox.is_waiting:
+        outbox.send(PEER, Channel.CLIENT, b"x" * 600)
+    assert not outbox.overflowing
+    outbox.send(PEER, Channel.CLIENT, b"x" * 600)
+    assert outbox.overflowing == {routing_id(PEER, Channel.CLIENT)}
+
+
 def test_a_peer_that_is_not_there_is_noted(pair: tuple[Any, Any]) -> None:
     """Sending to nobody raises nothing and names who was missed."""
     router, _ = pair

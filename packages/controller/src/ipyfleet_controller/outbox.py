@@ -2,7 +2,8 @@
 
 What lives here: `Outbox`. A send never blocks: what a peer's full pipe does not take waits here,
 in order. Of that, output is given up first when it grows beyond a bound, and what was given up is
-told; results and tasks are never dropped. What must not: decisions about what to send.
+told; results and tasks are never dropped one by one: a peer for which too much waits is named in
+`overflowing`, and the router parts with it. What must not: decisions about what to send.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from ipyfleet_protocol.messages import Output, OutputItem
 
 OUTPUT_MAX_BYTES = 16 << 20
 """Bytes waiting for one peer above which its further output is given up."""
+
+WAITING_MAX_BYTES = 512 << 20
+"""Bytes waiting for one peer above which the controller parts with it."""
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _MORE = int(zmq.SNDMORE | zmq.DONTWAIT)
@@ -45,14 +49,18 @@ class Outbox:
     """Sends, keeps what cannot be sent yet, and notes who is gone.
 
     Attributes:
+        max_bytes: bytes that may wait for one channel of a peer.
         unreachable: channels found without a connection; whoever reads them takes them out.
+        overflowing: channels for which more waits; as `unreachable`.
         dropped_bytes: output given up so far, of all peers.
     """
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
         self._backlogs: dict[RoutingId, Backlog] = {}
+        self.max_bytes = WAITING_MAX_BYTES
         self.unreachable: list[RoutingId] = []
+        self.overflowing: set[RoutingId] = set()
         self.dropped_bytes = 0
 
     @property
@@ -72,6 +80,8 @@ class Outbox:
             backlog = self._backlogs[identity] = Backlog()
         backlog.messages.append((header, frames))
         backlog.n_bytes += len(header) + sum(map(len, frames))
+        if backlog.n_bytes > self.max_bytes:
+            self.overflowing.add(identity)
 
     def send_output(
         self, peer: PeerId, message: Output, header: Frame, frames: Sequence[Frame]

@@ -148,6 +148,8 @@ class Router:
             self._outbox.retry()
         if self._outbox.unreachable:
             self._note_unreachable()
+        if self._outbox.overflowing:
+            self._part_with_overflowing()
         if self._desk.is_full or not ready:
             self._desk.flush()
 
@@ -228,6 +230,19 @@ class Router:
             name = split_routing_id(self._outbox.unreachable.pop())
             if name is not None:
                 self._feed_hub(hev.UnreachableEvent(*name))
+
+    def _part_with_overflowing(self) -> None:
+        """Forget peers that have not read for too long. Their results stay in the database."""
+        while self._outbox.overflowing:
+            name = split_routing_id(self._outbox.overflowing.pop())
+            assert name is not None, "only peers of ours are sent something"
+            peer, channel = name
+            reason = f"over {self._outbox.max_bytes >> 20} MiB waited for the peer to read them"
+            log.warning("parted with %s: %s", peer.hex()[:8], reason)
+            self._feed_hub(hev.UnreachableEvent(peer, channel))
+            self._outbox.forget(peer)
+            # It reads this after what its pipe took before; it must not wait for the rest.
+            self._outbox.send(peer, channel, encode(m.Closing(reason)))
 
     # -- in -----------------------------------------------------------------------------------
 
