@@ -41,9 +41,7 @@ def overflowing(tmp_path: Path, wire: Any) -> Iterator[Any]:
 
     def run() -> None:
         while not is_over.is_set():
-            if socket.poll(10):
-                router.turn(0)
-            elif router._outbox.is_waiting:
+            if socket.poll(10) or router._outbox.is_waiting:
                 router.turn(0)
 
     thread = threading.Thread(target=run)
