@@ -1,7 +1,10 @@
 """The client of an ipyfleet cluster: Client, views, asynchronous results.
 
-The public names; everything else in the package is private.
+The public names; everything else in the package is private. What few use is imported with its
+first use (PEP 562): `Pool`, which needs `multiprocessing`, and the joblib backend.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.client import Client
@@ -13,20 +16,27 @@ from ipyfleet_client.decorators import (
     remote,
     require,
 )
+from ipyfleet_client.executor import ViewExecutor
 from ipyfleet_client.imap import LazyMapIterator
 from ipyfleet_client.mapresult import AsyncMapResult
 from ipyfleet_client.metadata import Metadata
 from ipyfleet_client.outputs import ExecuteReply
 from ipyfleet_client.views.balanced import LoadBalancedView
+from ipyfleet_client.views.broadcast import BroadcastView
 from ipyfleet_client.views.direct import DirectView
 from ipyfleet_protocol.namespace import Reference
 from ipyfleet_protocol.serialize import use_cloudpickle, use_dill, use_pickle
+
+if TYPE_CHECKING:
+    from ipyfleet_client.joblib_backend import register_joblib_backend
+    from ipyfleet_client.pool import Pool
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncMapResult",
     "AsyncResult",
+    "BroadcastView",
     "Client",
     "DirectView",
     "ExecuteReply",
@@ -34,14 +44,29 @@ __all__ = [
     "LoadBalancedView",
     "Metadata",
     "ParallelFunction",
+    "Pool",
     "Reference",
     "RemoteFunction",
+    "ViewExecutor",
     "__version__",
     "interactive",
     "parallel",
+    "register_joblib_backend",
     "remote",
     "require",
     "use_cloudpickle",
     "use_dill",
     "use_pickle",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Pool":
+        from ipyfleet_client.pool import Pool
+
+        return Pool
+    if name == "register_joblib_backend":
+        from ipyfleet_client.joblib_backend import register_joblib_backend
+
+        return register_joblib_backend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

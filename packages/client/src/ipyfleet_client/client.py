@@ -23,6 +23,7 @@ from ipyfleet_client.outputs import in_ipython
 from ipyfleet_client.progressbar import make_bar
 from ipyfleet_client.session import Pending, Session
 from ipyfleet_client.views.balanced import LoadBalancedView
+from ipyfleet_client.views.broadcast import BroadcastView
 from ipyfleet_client.views.direct import DirectView
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.connection import ConnectionInfo
@@ -31,6 +32,8 @@ from ipyfleet_protocol.ids import parse_msg_id
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from ipyfleet_client.executor import ViewExecutor
 
 ACTIVATION_GROUP = "ipyfleet.activation"
 """Entry points called with ``(view, suffix)`` when a view is activated: the magics."""
@@ -101,6 +104,7 @@ class Client:
         self.debug = debug
         self.profile = profile
         self._kept: deque[AsyncResult] = deque(maxlen=16)
+        self._dask_scheduler: int | None = None
         info = find_connection(
             connection_info if connection_info is not None else url_file,
             profile=profile,
@@ -157,6 +161,79 @@ class Client:
         """
         view = LoadBalancedView(self)
         return view.set_flags(targets=targets, **flags)
+
+    def broadcast_view(
+        self, targets: Any = "all", is_coalescing: bool = False, **flags: Any
+    ) -> BroadcastView:
+        """Return a view that sends the same to many engines.
+
+        Args:
+            targets: as of `direct_view`.
+            is_coalescing: accepted for compatibility: answers that come together travel together.
+            **flags: of the view, such as ``block=True``.
+        """
+        if targets is None or (isinstance(targets, str) and targets == "all"):
+            chosen: Any = "all"
+        else:
+            chosen = self.session.link.engines.choose(targets)
+        return BroadcastView(self, chosen, is_coalescing=is_coalescing, **flags)
+
+    def executor(self, targets: Any = None) -> ViewExecutor:
+        """Return a `concurrent.futures` executor whose calls run on whichever engine is free.
+
+        Args:
+            targets: the engines that may be used; None for all.
+        """
+        from ipyfleet_client.executor import ViewExecutor
+
+        return ViewExecutor(self.load_balanced_view(targets))
+
+    def become_dask(
+        self,
+        targets: Any = "all",
+        port: int = 0,
+        nanny: bool = False,
+        scheduler_args: dict[str, Any] | None = None,
+        **worker_args: Any,
+    ) -> Any:
+        """Make a Dask cluster of the engines, which stay usable as engines.
+
+        The scheduler runs on the first of them, a worker on each; they are called ``dask_worker``
+        in the engines' namespaces. What runs already is left as it is.
+
+        Args:
+            targets: which engines.
+            port: of the scheduler; 0 for any.
+            nanny: run workers in processes of their own.
+            scheduler_args: arguments of `distributed.Scheduler`.
+            **worker_args: arguments of `distributed.Worker`; ``nthreads`` is 1.
+
+        Returns:
+            A `distributed.Client`; close it before `stop_dask`.
+
+        Raises:
+            ImportError: distributed is not installed.
+        """
+        from ipyfleet_client.dask import become_dask
+
+        return become_dask(
+            self,
+            targets,
+            port=port,
+            nanny=nanny,
+            scheduler_args=scheduler_args,
+            worker_args=worker_args,
+        )
+
+    become_distributed = become_dask
+
+    def stop_dask(self, targets: Any = "all") -> None:
+        """Stop Dask's workers on the targets, and with all of them the scheduler. Idempotent."""
+        from ipyfleet_client.dask import stop_dask
+
+        stop_dask(self, targets)
+
+    stop_distributed = stop_dask
 
     def activate(self, targets: Any = "all", suffix: str = "") -> DirectView:
         """Return a blocking view for ``%px`` and its like; with a suffix, ``%px<suffix>``."""

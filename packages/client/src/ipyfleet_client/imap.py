@@ -86,6 +86,17 @@ class LazyMapIterator(Iterator[Any]):
             raise value
         return value
 
+    def wait_next(self, timeout: float | None = None) -> bool:
+        """Wait until `next` returns or raises at once; return whether it does.
+
+        Args:
+            timeout: seconds; None or negative for no limit.
+        """
+        self._fill()
+        if not self._works:
+            return True
+        return self._view._session.wait_until(lambda: self._find() is not None, timeout)
+
     def cancel(self) -> None:
         """End the map: take nothing more from the input, take back what has not started."""
         self._exhausted = self._cancelled = True

@@ -245,6 +245,20 @@ class LoadBalancedView(View):
             return_exceptions=return_exceptions,
         )
 
+    def register_joblib_backend(self, name: str = "ipyfleet", make_default: bool = False) -> None:
+        """Make ``joblib.parallel_config(name)`` run loops through this view.
+
+        Args:
+            name: the backend's name.
+            make_default: use it where none is named, too.
+
+        Raises:
+            ImportError: joblib is not installed.
+        """
+        from ipyfleet_client.joblib_backend import register_joblib_backend
+
+        register_joblib_backend(name, make_default, view=self)
+
 
 def _count(sequences: tuple[Any, ...]) -> int | None:
     """Return how many items a map has, or None if that cannot be told before."""

@@ -21,6 +21,7 @@ from ipyfleet_protocol.serialize import Packed, PackedFunction, pack_function
 
 if TYPE_CHECKING:
     from ipyfleet_client.client import Client
+    from ipyfleet_client.executor import ViewExecutor
     from ipyfleet_client.session import Session
 
 T = TypeVar("T")
@@ -97,8 +98,13 @@ class View:
         self._flags: dict[str, Any] = {"block": client.block}
         self._overrides = threading.local()
         self._history = History()
+        self._executor: ViewExecutor | None = None
         self._flags["targets"] = targets
         self.set_flags(**flags)
+
+    def __len__(self) -> int:
+        """How many engines the view has now."""
+        raise NotImplementedError
 
     # -- flags --------------------------------------------------------------------------------
 
@@ -240,6 +246,15 @@ class View:
         from ipyfleet_client.decorators import parallel
 
         return parallel(self, dist=dist, block=block, **flags)
+
+    @property
+    def executor(self) -> ViewExecutor:
+        """A `concurrent.futures` executor on this view; the same until that is shut down."""
+        from ipyfleet_client.executor import ViewExecutor
+
+        if self._executor is None or self._executor.closed:
+            self._executor = ViewExecutor(self)
+        return self._executor
 
     # -- tasks of this view -------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,7 +261,8 @@ class DirectView(View):
         for key in ns:
             if not isinstance(key, str):
                 raise TypeError(f"push() takes names (str) as keys, not {type(key).__name__}")
-        return self._finish(self._apply(push_names, (dict(ns),), {}, targets), block)
+        with self._labelled(label):
+            return self._finish(self._apply(push_names, (dict(ns),), {}, targets), block)
 
     def update(self, ns: Mapping[str, Any]) -> Any:
         """Assign values to names on the engines, as a dictionary's `update`."""
@@ -286,7 +288,8 @@ class DirectView(View):
             for name in names:
                 if not isinstance(name, str):
                     raise TypeError(f"pull() takes names (str), not {type(name).__name__}")
-        return self._finish(self._apply(pull_names, (names,), {}, targets), block)
+        with self._labelled(label):
+            return self._finish(self._apply(pull_names, (names,), {}, targets), block)
 
     def get(self, names: str | Iterable[str]) -> Any:
         """Get the values of names; always waits."""
@@ -294,6 +297,9 @@ class DirectView(View):
 
     def __getitem__(self, names: str | Iterable[str]) -> Any:
         return self.pull(names, block=True)
+
+    def _labelled(self, label: str | None) -> AbstractContextManager[object]:
+        return nullcontext() if label is None else self.temp_flags(label=label)
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.push({name: value}, block=True)
