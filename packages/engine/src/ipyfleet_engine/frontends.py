@@ -20,8 +20,8 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import logging
-import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
@@ -155,7 +155,7 @@ class Frontends:
             self._answer_at_once(request, describe_kernel(self._kernel))
         elif request.kind == "interrupt_request":
             # The handler of SIGINT knows whether there is something to interrupt.
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             self._answer_at_once(request, {"status": "ok"})
         elif request.kind == "shutdown_request":
             self._answer_at_once(request, self._refuse_shutdown(request))
