@@ -1,13 +1,16 @@
 """The desk: writes down what happens, in batches, and answers questions about it.
 
 What lives here: `Desk`. The router tells it of groups and results on the hot path, where that
-costs an append; `flush` writes them when the router has had nothing to do for a while. What must
-not: sockets.
+costs an append; `flush` hands them to the database's thread when the router has had nothing to do
+for a while. What must not: sockets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import msgspec
@@ -15,33 +18,51 @@ import msgspec
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import SliceFrames
 from ipyfleet_protocol.columns import Frame
-from ipyfleet_protocol.ids import EngineId
+from ipyfleet_protocol.ids import EngineId, parse_msg_id
 
-from .database.base import GroupEntry, ResultsEntry, TaskDatabase
+from .database.answers import pack, read_results
+from .database.base import GroupEntry, Limits, NoData, ResultsEntry, TaskDatabase
+from .database.keeper import RecordKeeper
+from .database.payloads import bound, hold
 from .database.query import QueryError
 from .hub.peers import Registry
+from .requests import RequestStore
 from .scheduler.endings import own_error
 from .scheduler.engine_queue import EngineQueue
 from .scheduler.group import TaskGroup
 from .scheduler.state import SchedulerState
 
 FLUSH_ENTRIES = 256
-"""Entries that are written even though messages wait; few, since the messages wait so long."""
+"""Entries that are handed over even though messages wait."""
+
+FLUSH_BYTES = 1 << 20
+"""The same for bytes of results."""
+
+NOTE_BYTES = 500
+"""What a note takes besides its frames."""
 
 
 _NotedGroup: TypeAlias = tuple[TaskGroup, float]
-_NotedResults: TypeAlias = tuple[m.Results, list[SliceFrames], bytes, float]
+_Payload: TypeAlias = tuple[m.Columns, Sequence[Frame]]
+_NotedResults: TypeAlias = tuple[m.Results, list[_Payload], bytes, float]
+_Answer: TypeAlias = tuple[Any, list[Frame]]
+_Packed: TypeAlias = tuple[bytes, list[Frame]]
+_Work: TypeAlias = Callable[[TaskDatabase], _Answer]
 
 
 class Desk:
     """Records and answers."""
 
-    def __init__(self, database: TaskDatabase, registry: Registry, state: SchedulerState) -> None:
+    def __init__(self, keeper: RecordKeeper, registry: Registry, state: SchedulerState) -> None:
         """Take what questions are answered from."""
-        self._database = database
+        self._keeper = keeper
+        self.blob_dir: Path | None = None
+        self.result_max_bytes = Limits().result_bytes
         self._registry = registry
         self._state = state
+        self.requests = RequestStore(state.functions.body)
         self._noted: list[_NotedGroup | _NotedResults] = []
+        self._noted_bytes = 0
 
     @property
     def is_waiting(self) -> bool:
@@ -51,42 +72,71 @@ class Desk:
     @property
     def is_full(self) -> bool:
         """Whether so much was noted that it should be written now."""
-        return len(self._noted) >= FLUSH_ENTRIES
+        return len(self._noted) >= FLUSH_ENTRIES or self._noted_bytes >= FLUSH_BYTES
 
     def note_group(self, group: TaskGroup, submitted: float) -> None:
         """Note that a group was submitted at a time (seconds since the epoch)."""
         self._noted.append((group, submitted))
+        self.requests.note(group)
 
     def note_results(self, message: m.Results, parts: list[SliceFrames], received: float) -> None:
         """Note results that were delivered at a time, with the frames of each slice."""
         engine = self._registry.engines.get(EngineId(message.engine))
-        self._noted.append((message, parts, engine.peer if engine else b"", received))
+        payloads: list[_Payload] = []
+        for piece, part in zip(message.slices, parts, strict=True):
+            columns, frames = piece.columns, part.payload
+            if columns.blobs:
+                columns, frames = hold(columns, frames, self.blob_dir, self.result_max_bytes)
+            payloads.append((columns, frames))
+            for frame in frames:
+                self._noted_bytes += len(frame)
+        self._noted.append((message, payloads, engine.peer if engine else b"", received))
 
     def flush(self) -> None:
-        """Write down what was noted."""
+        """Hand over what was noted to be written."""
         if not self._noted:
             return
         noted, self._noted = self._noted, []
-        entries: list[GroupEntry | ResultsEntry] = []
-        for item in noted:
-            if len(item) == 2:
-                entries.append(_group_entry(*item))
+        n_bytes, self._noted_bytes = self._noted_bytes + NOTE_BYTES * len(noted), 0
+        # A group is not kept for its record's sake: it has the tasks' payloads.
+        light = [_group_entry(*item) if len(item) == 2 else item for item in noted]
+        self._keeper.put(partial(_entries, light, self.result_max_bytes), n_bytes)
+
+    def answer(
+        self,
+        request: int,
+        question: m.Question,
+        send: Callable[[m.Reply, Sequence[Frame]], None],
+    ) -> None:
+        """Answer a question, now or when the database has; `send` takes the reply and its frames.
+
+        Whoever runs the loop calls `RecordKeeper.deliver`.
+        """
+
+        def reply(found: _Packed | Exception) -> None:
+            if isinstance(found, Exception):
+                send(m.Reply(request, error=_refusal(found)), [])
             else:
-                entries += _results_entries(*item)
-        self._database.write(entries)
+                content, frames = found
+                send(m.Reply(request, content), frames)
 
-    def answer(self, request: int, question: m.Question) -> tuple[m.Reply, list[Frame]]:
-        """Return the reply to a question, and its frames."""
-        self.flush()
+        def work(database: TaskDatabase) -> _Packed:
+            assert callable(found)
+            content, frames = found(database)
+            return pack(content), frames
+
         try:
-            content, frames = self._ANSWERS[type(question)](self, question)
-        except QueryError as error:
-            return m.Reply(request, error=_refusal("ValueError", error)), []
-        except (KeyError, IndexError) as error:
-            return m.Reply(request, error=_refusal(type(error).__name__, error)), []
-        return m.Reply(request, msgspec.msgpack.encode(content)), frames
+            found = self._ANSWERS[type(question)](self, question)
+        except (QueryError, KeyError, IndexError) as error:
+            reply(error)
+            return
+        if callable(found):
+            self.flush()
+            self._keeper.ask(work, reply)
+        else:
+            reply((pack(found[0]), found[1]))
 
-    def _queue_status(self, question: m.QueueStatus) -> tuple[Any, list[Frame]]:
+    def _queue_status(self, question: m.QueueStatus) -> _Answer | _Work:
         engines = self._state.engines
         ids = sorted(engines) if question.targets is None else question.targets
         status: dict[Any, Any] = {}
@@ -94,7 +144,7 @@ class Desk:
             engine = engines.get(EngineId(target))
             if engine is None:
                 raise IndexError(f"there is no engine {target}")
-            status[target] = self._verbose(engine) if question.verbose else _counts(engine)
+            status[target] = _verbose(engine) if question.verbose else _counts(engine)
         waiting = self._state.waiting
         if question.verbose:
             status["unassigned"] = [
@@ -105,63 +155,68 @@ class Desk:
             ]
         else:
             status["unassigned"] = waiting.n_tasks
-        return status, []
+        if not self._keeper.is_well:
+            status["database"] = self._keeper.status()
+        return partial(_add_completed, status, ids) if question.verbose else (status, [])
 
-    def _verbose(self, engine: EngineQueue) -> dict[str, list[str]]:
-        done = self._database.find({"engine_id": engine.engine_id}, ["msg_id"])
-        direct: list[str] = []
-        balanced: list[str] = []
-        for piece in engine.slices:
-            ids = _msg_ids(piece.group, piece.start, piece.start + piece.n_tasks)
-            (direct if piece.constraint is None else balanced).extend(ids)
-        for run in engine.direct:
-            direct += _msg_ids(run.group, run.start, run.stop)
-        return {
-            "queue": direct,
-            "completed": [record["msg_id"] for record in done],
-            "tasks": balanced,
-        }
+    def _fetch_results(self, question: m.FetchResults) -> _Work:
+        return partial(read_results, msg_ids=question.msg_ids, status_only=question.status_only)
 
-    def _fetch_results(self, question: m.FetchResults) -> tuple[Any, list[Frame]]:
-        records: dict[str, Any] = {}
+    def _fetch_requests(self, question: m.FetchRequests) -> tuple[Any, list[Frame]]:
+        answer: dict[str, Any] = {}
         frames: list[Frame] = []
+        sent: set[bytes] = set()
         for msg_id in question.msg_ids:
-            record = self._database.get(msg_id)
-            records[msg_id] = record
-            if record is None or question.status_only:
+            try:
+                request = self.requests.find(*parse_msg_id(msg_id))
+            except ValueError:
+                request = None
+            if request is None:
+                answer[msg_id] = None
                 continue
-            result = self._database.result(msg_id)
-            record["frames"] = len(result.frames) if result else 0
-            record["blobs"] = b""
-            frames += result.frames if result else []
-        return records, frames
+            function = request.function
+            body = request.body if function is not None and function.digest not in sent else ()
+            if function is not None:
+                sent.add(function.digest)
+            answer[msg_id] = {
+                "options": request.options,
+                "function": function,
+                "target": request.target,
+                "frames": len(body),
+                "payload": len(request.frames),
+            }
+            frames += [*body, *request.frames]
+        return answer, frames
 
-    def _task_history(self, question: m.TaskHistory) -> tuple[Any, list[Frame]]:
-        return self._database.history(), []
+    def _task_history(self, question: m.TaskHistory) -> _Work:
+        return lambda database: (database.history(), [])
 
-    def _find_records(self, question: m.FindRecords) -> tuple[Any, list[Frame]]:
+    def _find_records(self, question: m.FindRecords) -> _Work:
         try:
             query = msgspec.msgpack.decode(question.query)
         except msgspec.MsgspecError as error:
             raise QueryError(f"a query that cannot be read: {error}") from None
-        return self._database.find(query, question.keys), []
+        return lambda database: (database.find(query, question.keys), [])
 
-    def _purge_records(self, question: m.PurgeRecords) -> tuple[Any, list[Frame]]:
+    def _purge_records(self, question: m.PurgeRecords) -> _Work:
         for target in question.engine_ids or ():
             if EngineId(target) not in self._state.engines:
                 raise IndexError(f"there is no engine {target}")
-        return self._database.purge(question.msg_ids, question.engine_ids), []
+        return lambda database: (database.purge(question.msg_ids, question.engine_ids), [])
 
-    def _not_here(self, question: m.ShutdownCluster) -> NoReturn:
-        raise AssertionError("the hub answers this one")
+    def _not_here(self, question: m.ShutdownCluster | m.OnEngineStart | m.AwaitResults) -> NoReturn:
+        raise AssertionError("the hub or the router answers this one")
 
-    _ANSWERS: ClassVar[dict[type, Callable[[Any, Any], tuple[Any, list[Frame]]]]] = {
+    _ANSWERS: ClassVar[dict[type, Callable[[Any, Any], _Answer | _Work]]] = {
         m.QueueStatus: _queue_status,
         m.FetchResults: _fetch_results,
+        m.AwaitResults: _not_here,
+        m.FetchRequests: _fetch_requests,
         m.TaskHistory: _task_history,
         m.FindRecords: _find_records,
         m.PurgeRecords: _purge_records,
         m.ShutdownCluster: _not_here,
+        m.OnEngineStart: _not_here,
     }
 
 
@@ -179,26 +234,33 @@ def _group_entry(group: TaskGroup, submitted: float) -> GroupEntry:
     )
 
 
-def _results_entries(
-    message: m.Results, parts: list[SliceFrames], engine: bytes, received: float
-) -> list[ResultsEntry]:
-    uuid = engine.hex()
-    return [
-        ResultsEntry(
-            message.client,
-            piece.first,
-            piece.count,
-            message.engine,
-            uuid,
-            piece.status,
-            piece.started,
-            piece.completed,
-            received,
-            piece.columns,
-            part.payload,
-        )
-        for piece, part in zip(message.slices, parts, strict=True)
-    ]
+def _entries(
+    noted: list[GroupEntry | _NotedResults], max_bytes: int
+) -> list[GroupEntry | ResultsEntry]:
+    """Return what was noted as entries; called by the database's thread."""
+    entries: list[GroupEntry | ResultsEntry] = []
+    for item in noted:
+        if isinstance(item, GroupEntry):
+            entries.append(item)
+            continue
+        message, payloads, engine, received = item
+        uuid = engine.hex()
+        for piece, payload in zip(message.slices, payloads, strict=True):
+            entries.append(
+                ResultsEntry(
+                    message.client,
+                    piece.first,
+                    piece.count,
+                    message.engine,
+                    uuid,
+                    piece.status,
+                    piece.started,
+                    piece.completed,
+                    received,
+                    *bound(*payload, max_bytes),
+                )
+            )
+    return entries
 
 
 def _counts(engine: EngineQueue) -> dict[str, int]:
@@ -215,6 +277,32 @@ def _msg_ids(group: TaskGroup, start: int, stop: int) -> list[str]:
     return [f"{prefix}{group.seq(index)}" for index in range(start, stop)]
 
 
-def _refusal(ename: str, error: Exception) -> m.ErrorInfo:
+def _verbose(engine: EngineQueue) -> dict[str, list[str]]:
+    direct: list[str] = []
+    balanced: list[str] = []
+    for piece in engine.slices:
+        ids = _msg_ids(piece.group, piece.start, piece.start + piece.n_tasks)
+        (direct if piece.constraint is None else balanced).extend(ids)
+    for run in engine.direct:
+        direct += _msg_ids(run.group, run.start, run.stop)
+    return {"queue": direct, "completed": [], "tasks": balanced}
+
+
+def _add_completed(
+    status: dict[Any, Any], engine_ids: Sequence[int], database: TaskDatabase
+) -> _Answer:
+    with suppress(NoData):
+        done = database.find({"engine_id": {"$in": list(engine_ids)}}, ["msg_id", "engine_id"])
+        for record in done:
+            status[record["engine_id"]]["completed"].append(record["msg_id"])
+    return status, []
+
+
+def _refusal(error: Exception) -> m.ErrorInfo:
     text = str(error.args[0]) if error.args else str(error)
-    return own_error(ename, text)
+    if isinstance(error, QueryError):
+        return own_error("ValueError", text)
+    for kind in (KeyError, IndexError):
+        if isinstance(error, kind):
+            return own_error(kind.__name__, text)
+    return own_error("KernelError", f"the database does not answer: {text}")

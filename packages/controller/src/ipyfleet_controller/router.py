@@ -45,6 +45,7 @@ from .scheduler import events as sev
 from .scheduler import instructions as sins
 from .scheduler.core import SchedulerCore
 from .scheduler.group import IllegalTransition
+from .watching import ResultWatches
 
 log = logging.getLogger("ipyfleet.controller")
 
@@ -92,6 +93,7 @@ class Router:
         self._hub = hub
         self._scheduler = scheduler
         self._desk = desk
+        self._watches = ResultWatches(scheduler.state.is_live)
         self._outbox = Outbox(socket)
         self._poller = zmq.Poller()
         self._readers: dict[Any, Callable[[], None]] = {}
@@ -144,6 +146,8 @@ class Router:
         if self._must_place:
             self._must_place = False
             self._feed_scheduler(_PLACE)
+        if self._watches.due:
+            self._tell_watchers()
         if self._outbox.is_waiting:
             self._outbox.retry()
         if self._outbox.unreachable:
@@ -353,11 +357,25 @@ class Router:
         self._must_place = True
 
     def _do_answer(self, what: hins.AnswerQuestion) -> None:
-        reply, frames = self._desk.answer(what.request, what.question)
-        self._outbox.send(what.client, Channel.CLIENT, encode(reply), frames)
+        if isinstance(what.question, m.AwaitResults):
+            self._watches.add(what.client, what.request, what.question.msg_ids)
+            what.question = m.FetchResults(what.question.msg_ids)
+        client = what.client
+
+        def send(reply: m.Reply, frames: Sequence[Frame]) -> None:
+            if client in self._hub.registry.peers:
+                self._outbox.send(client, Channel.CLIENT, encode(reply), frames)
+
+        self._desk.answer(what.request, what.question, send)
+
+    def _tell_watchers(self) -> None:
+        due, self._watches.due = self._watches.due, {}
+        for (client, request), msg_ids in due.items():
+            self._do_answer(hins.AnswerQuestion(client, request, m.FetchResults(msg_ids)))
 
     def _do_forget(self, what: hins.ForgetPeer) -> None:
         self._outbox.forget(what.peer)
+        self._watches.forget(what.peer)
 
     def _do_sweep(self, what: hins.SweepBlobs) -> None:
         if self.blob_dir is not None:
@@ -389,11 +407,13 @@ class Router:
     def _do_deliver(self, what: sins.DeliverResults) -> None:
         message = what.message
         client = PeerId(message.client)
+        parts = self._parts if what.untouched else split(message, what.frames)
+        # Before the client hears of them: it removes the blobs.
+        self._desk.note_results(message, parts, time.time())
         if client in self._hub.registry.peers:
             header = self._received[0] if what.untouched else encode(message)
             self._outbox.send(client, Channel.CLIENT, header, what.frames)
-        parts = self._parts if what.untouched else split(message, what.frames)
-        self._desk.note_results(message, parts, time.time())
+        self._watches.note(client, message.slices)
 
     def _do_record_group(self, what: sins.RecordGroup) -> None:
         self._desk.note_group(what.group, time.time())

@@ -603,6 +603,27 @@ class FetchResults(Part, tag="fetch_results"):
     status_only: bool = False
 
 
+class AwaitResults(Part, tag="await_results"):
+    """As `FetchResults`, at once, and again, with the tasks that have ended since, until all have.
+
+    So there are several replies to one request; it is over when each task's record has a status.
+    """
+
+    msg_ids: list[str]
+
+
+class FetchRequests(Part, tag="fetch_requests"):
+    """Tasks as they were submitted, as far as the controller still has them.
+
+    The reply's content maps each msg_id to null or to a dictionary with ``options`` (`Options`),
+    ``function`` (`Function` or null), ``target`` (engine id or null), ``frames``: how many frames
+    of the reply are the function's (0 where an earlier msg_id brought them) and ``payload``: how
+    many are the arguments'.
+    """
+
+    msg_ids: list[str]
+
+
 class TaskHistory(Part, tag="history"):
     """All msg_ids in the database, in the order of submission."""
 
@@ -640,6 +661,8 @@ class OnEngineStart(Part, tag="on_engine_start"):
 Question: TypeAlias = (
     QueueStatus
     | FetchResults
+    | AwaitResults
+    | FetchRequests
     | TaskHistory
     | FindRecords
     | PurgeRecords

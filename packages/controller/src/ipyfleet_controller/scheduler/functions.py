@@ -69,6 +69,11 @@ class FunctionStore:
         body.n_groups -= 1
         self._drop_unused(function.digest, body)
 
+    def body(self, digest: bytes) -> Sequence[Frame] | None:
+        """Return the frames of a function, or None if it is not here."""
+        found = self._bodies.get(digest)
+        return None if found is None else found.frames
+
     def drop_client(self, client: PeerId) -> None:
         """Note that a client is gone."""
         for digest in self._by_client.pop(client, ()):

@@ -61,6 +61,12 @@ class SchedulerState:
         """Return the ids of the engines that can get tasks."""
         return frozenset(e.engine_id for e in self.engines.values() if not e.is_leaving)
 
+    def is_live(self, client: PeerId, seq: int) -> bool:
+        """Whether a task has been submitted and has not ended."""
+        index = self.groups.get(client)
+        found = index.overlapping(seq, seq + 1) if index is not None else []
+        return any(group.states[seq - group.first] <= State.PLACED for group in found)
+
     def may_run(self, constraint: Constraint, engine: EngineQueue) -> bool:
         """Whether tasks under a constraint may be placed at an engine now."""
         if not constraint.admits(engine.engine_id):
