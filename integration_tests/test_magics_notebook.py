@@ -241,12 +241,11 @@ def test_inline_plots(kernel: Kernel):
 
 
 def test_errors_are_shown_once(kernel: Kernel):
-    """Each engine's traceback is shown once; the cell fails with an exception that adds none."""
+    """A traceback that engines share is shown once; the cell's own exception adds none."""
     cell = kernel.run("%%px\nprint('before')\nundefined_name")
     assert cell.status == "error"
-    assert cell.text.count("NameError: name 'undefined_name' is not defined") == 2
-    assert "[0:execute]" in cell.text
-    assert "[1:execute]" in cell.text
+    assert cell.text.count("NameError: name 'undefined_name' is not defined") == 1
+    assert "[0-1:execute]" in cell.text
     assert cell.text.count("[stdout:0] before") == 1
     (error,) = [output for output in cell.outputs if output["kind"] == "error"]
     assert error["ename"] == "AlreadyDisplayedError"
@@ -259,7 +258,8 @@ def test_composite_error_of_a_view(kernel: Kernel):
     (error,) = [output for output in cell.outputs if output["kind"] == "error"]
     assert error["ename"] == "CompositeError"
     text = _ANSI.sub("", "\n".join(error["traceback"]))
-    assert text.count("ZeroDivisionError: division by zero") == 2
+    assert "[0-1:apply]" in text
+    assert text.count("ZeroDivisionError: division by zero") == 1
     assert "Exception Group" not in text
 
 
@@ -343,7 +343,7 @@ def test_ctrl_c_interrupts_the_engines(kernel: Kernel):
     )
     assert cell.seconds < 10
     assert "sending SIGINT to engine(s) [0, 1]" in cell.text
-    assert cell.text.count("KeyboardInterrupt") >= 2
+    assert "KeyboardInterrupt" in cell.text
     assert kernel.run("%px print('alive')").text.splitlines() == [
         "[stdout:0] alive",
         "[stdout:1] alive",

@@ -1,12 +1,7 @@
 import pytest
 
-from ipyfleet_client.merging import (
-    ErrorReport,
-    Failure,
-    describe_engines,
-    head_of_error,
-    merge_texts,
-)
+from ipyfleet_client.merging import ErrorReport, describe_engines, merge_texts
+from ipyfleet_protocol.errors import RemoteError
 
 
 @pytest.mark.parametrize(
@@ -16,13 +11,6 @@ from ipyfleet_client.merging import (
 def test_engines_are_written_as_ranges(engines, text):
     """Three and more in a row become a range."""
     assert describe_engines(engines) == text
-
-
-def test_heads():
-    """Up to four engines are named one by one, more as ranges; none is a place, too."""
-    assert head_of_error([0, 1]) == "[0:execute] [1:execute]"
-    assert head_of_error(range(16), "apply") == "[0-15:apply]"
-    assert head_of_error([None]) == "[None:execute]"
 
 
 def test_texts_of_few_engines_keep_their_lines():
@@ -37,16 +25,24 @@ def test_texts_of_many_engines_are_merged():
     assert merge_texts([(17, "first"), *texts]) == [("17", "first"), *merge_texts(texts)]
 
 
+def _errors(engines, name, trace):
+    return [
+        RemoteError(
+            name, "v", trace and [f"{trace} at 0x7f{e:02x}"], {"engine_id": e, "method": "execute"}
+        )
+        for e in engines
+    ]
+
+
 def test_same_errors_are_merged_and_many_shortened():
     """Each traceback once, four of them in full, then lines; repeated ones refer to the first."""
     report = ErrorReport(limit=4)
-    same = [Failure(e, "E", "v", ("lines",)) for e in range(8)]
-    assert report.render(same) == ["[0-7:execute]\nlines"]
-    others = [Failure(e, "F", str(e), (f"lines {e}",)) for e in range(8, 12)]
+    assert report.render(_errors(range(8), "E", "lines")) == ["[0-7:execute]\nlines at 0x7f00"]
+    others = [_errors([e], f"F{e}", "lines")[0] for e in range(8, 12)]
     texts = report.render(others)
-    assert texts[:3] == [f"[{e}:execute]\nlines {e}" for e in range(8, 11)]
-    assert texts[3] == "[11:execute] F: 11"
-    assert report.render([Failure(12, "E", "v", ("lines",))]) == [
-        "[12:execute] E: v (traceback as of [0-7:execute])"
+    assert texts[:3] == [f"[{e}:execute]\nlines at 0x7f{e:02x}" for e in range(8, 11)]
+    assert texts[3] == "[11:execute] F11: v"
+    assert report.render(_errors([12, 13], "E", "lines")) == [
+        "[12-13:execute] E: v (traceback as of [0-7:execute])"
     ]
-    assert report.render([Failure(13, "G", "w", ())]) == ["[13:execute] G: w"]
+    assert report.render(_errors([14], "G", "")) == ["[14:execute] G: v"]

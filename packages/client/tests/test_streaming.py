@@ -144,7 +144,7 @@ def test_same_errors_are_shown_once(streamer, capsys):
     for index in (1, 0):
         _emit(streamer, index, "error", content)
     streamer.finish()
-    assert capsys.readouterr().err == "[10:execute] [11:execute]\nthe lines\n"
+    assert capsys.readouterr().err == "[10-11:execute]\nthe lines\n"
 
 
 def test_error_of_a_running_call_is_not_held_for_long(streamer, capsys, monkeypatch):

@@ -6,11 +6,13 @@ must not: showing them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
+
+from ipyfleet_protocol.errors import RemoteError
+from ipyfleet_protocol.errors.alike import ErrorKind, group_alike
 
 NAMED_MAX = 4
-"""Up to so many engines are named one by one, and have a line each."""
+"""Up to so many engines have a line each, also when they say the same."""
 
 
 def describe_engines(engines: Iterable[int]) -> str:
@@ -24,24 +26,6 @@ def describe_engines(engines: Iterable[int]) -> str:
     return ",".join(f"{a}" if a == b else f"{a}{',' if b == a + 1 else '-'}{b}" for a, b in runs)
 
 
-def head_of_error(engines: Sequence[int | None], method: str = "execute") -> str:
-    """Return what stands above a traceback: ``[0:execute] [1:execute]``, or ``[0-15:execute]``."""
-    known = [engine for engine in engines if engine is not None]
-    if len(engines) <= NAMED_MAX or len(known) < len(engines):
-        return " ".join(f"[{engine}:{method}]" for engine in engines)
-    return f"[{describe_engines(known)}:{method}]"
-
-
-class Failure(NamedTuple):
-    """An error as one engine has told it; `traceback` may be empty."""
-
-    engine: int | None
-    ename: str
-    evalue: str
-    traceback: tuple[str, ...]
-    method: str = "execute"
-
-
 class ErrorReport:
     """Turns errors into what is shown of them: each traceback once, the first few in full.
 
@@ -51,28 +35,27 @@ class ErrorReport:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._shown: dict[tuple[str, ...], str] = {}
+        self._shown: list[RemoteError] = []
+        self._origins: list[str] = []
 
-    def render(self, errors: Iterable[Failure]) -> list[str]:
-        """Return one text for each group of errors that are the same but for the engine."""
-        groups: dict[tuple[str, ...], list[Failure]] = {}
-        for error in errors:
-            kind = (error.method, error.ename, error.evalue, *error.traceback)
-            groups.setdefault(kind, []).append(error)
-        return [self._render_group(kind, group) for kind, group in groups.items()]
+    def render(self, errors: Iterable[RemoteError]) -> list[str]:
+        """Return one text for each group of errors that are alike."""
+        kinds = group_alike([*self._shown, *errors])
+        before = len(self._shown)
+        texts = [self._render_again(kinds[place], place) for place in range(before)]
+        return [text for text in texts if text] + [self._render(kind) for kind in kinds[before:]]
 
-    def _render_group(self, kind: tuple[str, ...], group: list[Failure]) -> str:
-        first = group[0]
-        head = head_of_error([error.engine for error in group], first.method)
-        line = f"{head} {first.ename}: {first.evalue}"
-        if not first.traceback:
-            return line
-        if kind in self._shown:
-            return f"{line} (traceback as of {self._shown[kind]})"
-        if len(self._shown) >= self._limit:
-            return line
-        self._shown[kind] = head
-        return "\n".join([head, *first.traceback])
+    def _render(self, kind: ErrorKind) -> str:
+        first = kind.errors[0]
+        if not first.traceback or len(self._shown) >= self._limit:
+            return str(kind)
+        self._shown.append(first)
+        self._origins.append(kind.origin)
+        return "\n".join([kind.origin, *first.traceback])
+
+    def _render_again(self, kind: ErrorKind, place: int) -> str:
+        more = ErrorKind(kind.errors[1:])
+        return f"{more} (traceback as of {self._origins[place]})" if more.errors else ""
 
 
 def merge_texts(texts: Iterable[tuple[int | None, str]]) -> list[tuple[str, str]]:

@@ -20,12 +20,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ipyfleet_client.merging import ErrorReport, Failure
+from ipyfleet_client.merging import ErrorReport
 from ipyfleet_client.metadata import metadata_of
 from ipyfleet_client.outputs import ExecuteReply, TaskOutput
 from ipyfleet_client.pending import PENDING
 from ipyfleet_client.screens import DisplayIds, make_screen
-from ipyfleet_protocol.errors import CompositeError
+from ipyfleet_protocol.errors import CompositeError, RemoteError, RemoteInfo
 from ipyfleet_protocol.messages import OK
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class OutputStreamer:
         self._screen = make_screen(single, _display_ids.setdefault(session, {}))
         self._shown: dict[int, int] = {}
         self._failed: set[int] = set()
-        self._failures: list[tuple[int, Failure]] = []
+        self._failures: list[tuple[int, RemoteError]] = []
         self._failures_due_at: float | None = None
         self._report = ErrorReport(CompositeError.tb_limit)
         self.news: deque[int] = deque(work.outputs or ())
@@ -169,14 +169,15 @@ class OutputStreamer:
 
     def _note_failure(self, index: int, engine: int | None, content: dict[str, Any]) -> None:
         self._failed.add(index)
-        traceback = tuple(content.get("traceback") or ())
-        failure = Failure(engine, str(content.get("ename")), str(content.get("evalue")), traceback)
-        self._failures.append((index, failure))
+        info: RemoteInfo = {"engine_id": engine, "engine_uuid": "", "method": "execute"}
+        traceback = list(content.get("traceback") or ())
+        error = RemoteError(str(content.get("ename")), str(content.get("evalue")), traceback, info)
+        self._failures.append((index, error))
         if self._failures_due_at is None:
             self._failures_due_at = time.monotonic() + ERRORS_S
 
     def _show_failures(self) -> None:
-        failures = [failure for _, failure in sorted(self._failures)]
+        failures = sorted(self._failures, key=lambda failure: failure[0])
         self._failures, self._failures_due_at = [], None
-        for text in self._report.render(failures):
+        for text in self._report.render(error for _, error in failures):
             self._screen.show_error(text)

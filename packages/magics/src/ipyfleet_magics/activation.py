@@ -11,6 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from ipyfleet_protocol.errors import RemoteError
 
+from .completion import install_completer
 from .magics import ParallelMagics
 
 
@@ -49,6 +50,10 @@ def register(shell: InteractiveShell, view: Any, suffix: str = "") -> ParallelMa
     for kind, functions in magics.by_kind().items():
         for name, function in functions.items():
             registry.register_magic_function(function, magic_kind=kind, magic_name=name)
+            parser = getattr(function, "parser", None)
+            if parser is not None:
+                command = f"{'%%' if kind == 'cell' else '%'}{name}"
+                install_completer(shell, command, parser, magics.engine_ids)
     return magics
 
 

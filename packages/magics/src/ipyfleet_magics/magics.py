@@ -73,6 +73,10 @@ class ParallelMagics(Magics):
             line["result"] = self.pxresult
         return {"line": line, "cell": {f"px{self.suffix}": self.px_cell}}
 
+    def engine_ids(self) -> list[int]:
+        """Return the ids of the engines that there are, for completions."""
+        return [] if self.view is None else list(self.view.client.ids)
+
     @no_var_expand
     def px(self, line: str) -> Any:
         """Run a line of code on the engines of the active view.
@@ -87,10 +91,13 @@ class ParallelMagics(Magics):
             %px cd {os.getcwd()}
 
         With a view that does not block, ``%px`` returns an AsyncResult.
+
+        ``%%px`` runs a whole cell and takes flags: see ``%%px?``. ``%pxconfig`` sets what holds
+        for both.
         """
         return self._run(self._expand(line), self._settings())
 
-    @takes_arguments()
+    @takes_arguments("%px")
     @execution_flags()
     @output_flags()
     @cell_flags()

@@ -1,8 +1,7 @@
 """The flags of the magics, and what they mean together with the settings of a view's magics.
 
 What lives here: one decorator per group of flags, and `RunOptions`, what one execution does. What
-    must
-not: executing anything.
+must not: executing anything.
 """
 
 from __future__ import annotations
@@ -25,9 +24,13 @@ argument = _ipython.argument
 GROUPINGS = ("engine", "order", "type")
 
 
-def takes_arguments() -> Callable[[F], F]:
-    """Return the decorator that completes a magic whose flags are declared below it."""
-    return cast("Callable[[F], F]", _ipython.magic_arguments())
+def takes_arguments(name: str | None = None) -> Callable[[F], F]:
+    """Return the decorator that completes a magic whose flags are declared below it.
+
+    Args:
+        name: what its help calls it, without the first "%"; None for the function's name.
+    """
+    return cast("Callable[[F], F]", _ipython.magic_arguments(name))
 
 
 def parse_line(magic: Callable[..., Any], line: str) -> argparse.Namespace:
