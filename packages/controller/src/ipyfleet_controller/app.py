@@ -8,15 +8,27 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from traitlets import Bool, Int, Unicode
+from traitlets import Bool, Float, Int, Unicode
 from traitlets.config import Application
 
 from . import __version__
 
+if TYPE_CHECKING:
+    from .database.keeper import RecordKeeper
+
 LOG_FORMAT = "%(asctime)s.%(msecs)03d [ipcontroller] %(levelname)s %(message)s"
+
+
+CLOSE_PATIENCE_S = 3.0
+"""How long the last records may take to be written."""
+
+
+def _db(name: str) -> dict[str, Any]:
+    return {"IPController": {"db_class": name}}
 
 
 class IPController(Application):
@@ -41,6 +53,20 @@ class IPController(Application):
     port = Int(0, min=0, max=65535, help="TCP port; 0 for any free one").tag(config=True)
     location = Unicode("", help="address that other hosts use, if it is not --ip").tag(config=True)
     hwm = Int(0, min=0, help="tasks an engine may hold; 0 for about 10 ms of work").tag(config=True)
+    db_class = Unicode(
+        "sqlite", help="the database of task records: sqlite, memory, postgresql or none"
+    ).tag(config=True)
+    db_file = Unicode("", help="SQLite's file, if it is not to be in the profile").tag(config=True)
+    db_url = Unicode("", help="which PostgreSQL: postgresql://user@host/database").tag(config=True)
+    db_max_records = Int(0, min=0, help="records kept; 0 for any number").tag(config=True)
+    db_max_bytes = Int(1 << 30, min=0, help="bytes of results kept").tag(config=True)
+    db_max_age_s = Float(7 * 86400.0, min=0.0, help="seconds that results are kept").tag(
+        config=True
+    )
+    db_result_bytes = Int(64 << 20, min=0, help="larger results are not kept").tag(config=True)
+    heartbeat_limit = Float(
+        30.0, min=0.0, help="seconds of silence after which an engine is taken for dead; 0: never"
+    ).tag(config=True)
     log_to_file = Bool(False, help="log to a file in the profile's log directory").tag(config=True)
     lease_fd = Int(-1, help="file descriptor of a pipe; the controller ends when it closes").tag(
         config=True
@@ -55,10 +81,18 @@ class IPController(Application):
         "port": "IPController.port",
         "location": "IPController.location",
         "hwm": "IPController.hwm",
+        "heartbeat-limit": "IPController.heartbeat_limit",
+        "db": "IPController.db_class",
+        "db-file": "IPController.db_file",
+        "db-url": "IPController.db_url",
         "lease-fd": "IPController.lease_fd",
         "log-level": "Application.log_level",
     }
     flags: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "sqlitedb": (_db("sqlite"), "keep records in a file of the profile (the default)"),
+        "dictdb": (_db("memory"), "keep records in memory, until the controller ends"),
+        "nodb": (_db("none"), "keep no records"),
+        "postgresdb": (_db("postgresql"), "keep records in PostgreSQL; see --db-url"),
         "log-to-file": (
             {"IPController": {"log_to_file": True}},
             "log to a file in the profile's log directory",
@@ -94,12 +128,18 @@ class IPController(Application):
         from .lease import SignalPipe, read_lease
 
         site = ControllerSite(
-            self._profile_dir(), self.cluster_id, self.ip, self.port, self.location
+            self._profile_dir(),
+            self.cluster_id,
+            self.ip,
+            self.port,
+            self.location,
+            self.heartbeat_limit,
         )
         with SignalPipe() as signals:
             try:
                 site.open()
-                router = make_router(site, hwm=self.hwm)
+                keeper = self._make_keeper()
+                router = make_router(site, hwm=self.hwm, keeper=keeper)
                 router.add_reader(signals.fd, lambda: router.close_soon(signals.read()))
                 if self.lease_fd >= 0:
 
@@ -113,9 +153,25 @@ class IPController(Application):
                 # What is there now stays to the end; the collector need not look at it each time.
                 gc.freeze()
                 site.publish()
+                keeper.start()
                 router.run()
+                keeper.close(CLOSE_PATIENCE_S)
             finally:
                 site.close()
+
+    def _make_keeper(self) -> RecordKeeper:
+        from .database.base import Limits
+        from .database.keeper import RecordKeeper
+        from .database.place import DatabasePlace, backend_name, open_backend
+
+        limits = Limits(
+            self.db_max_records or None, self.db_max_bytes, self.db_max_age_s, self.db_result_bytes
+        )
+        place = DatabasePlace(
+            self._profile_dir(), self.cluster_id, self.db_file, self.db_url, limits
+        )
+        # The name was checked when the configuration was read; here, nothing is imported yet.
+        return RecordKeeper(partial(open_backend, backend_name(self.db_class), place))
 
     def _profile_dir(self) -> Path:
         from ipyfleet_protocol.paths import profile_dir
@@ -145,11 +201,10 @@ class IPController(Application):
         logger.propagate = False
 
 
-def make_router(site: Any, *, hwm: int = 0) -> Any:
-    """Return a `Router` at an open `ControllerSite`, with an in-memory database."""
+def make_router(site: Any, *, keeper: RecordKeeper, hwm: int = 0) -> Any:
+    """Return a `Router` at an open `ControllerSite`, with what keeps its records."""
     from ipyfleet_protocol.connection import host_id
 
-    from .database.memory import MemoryDatabase
     from .desk import Desk
     from .hub.core import HubCore
     from .hub.joining import Cluster
@@ -159,9 +214,11 @@ def make_router(site: Any, *, hwm: int = 0) -> Any:
     instance = bytes.fromhex(site.instance)
     hub = HubCore(Cluster(instance, host_id(), str(site.blob_dir), __version__))
     scheduler = SchedulerCore(hwm=hwm)
-    desk = Desk(MemoryDatabase(), hub.registry, scheduler.state)
+    desk = Desk(keeper, hub.registry, scheduler.state)
+    desk.blob_dir = site.blob_dir
     router = Router(site.socket, hub, scheduler, desk)
     router.blob_dir = site.blob_dir
+    router.add_reader(keeper.fd, keeper.deliver)
     if site.doorkeeper is not None:
         router.checks_keys = True
         router.add_reader(site.doorkeeper.socket, site.doorkeeper.answer)
