@@ -73,12 +73,14 @@ def test_output_is_given_up_first_and_counted(pair: tuple[Any, Any]) -> None:
     assert not outbox.is_waiting
 
 
-def test_a_peer_for_which_too_much_waits_is_named(pair: tuple[Any, Any]) -> None:
-    """Above the bound on waiting bytes the channel is in `overflowing`, below it is not."""
+def test_a_client_for_which_too_much_waits_is_named(pair: tuple[Any, Any]) -> None:
+    """Above the bound on waiting bytes the channel is in `overflowing`, below it is not; one large
+    message is none too many.
+    """
     outbox = Outbox(pair[0])
     outbox.max_bytes = 1000
     while not outbox.is_waiting:
-        outbox.send(PEER, Channel.CLIENT, b"x" * 600)
+        outbox.send(PEER, Channel.CLIENT, b"x" * 1100)
     assert not outbox.overflowing
     outbox.send(PEER, Channel.CLIENT, b"x" * 600)
     assert outbox.overflowing == {routing_id(PEER, Channel.CLIENT)}

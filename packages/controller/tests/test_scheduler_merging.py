@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipyfleet_controller.scheduler.merging import MERGE_MAX_BYTES, MERGED_MAX_TASKS, merge_groups
+from ipyfleet_controller.scheduler.merging import (
+    MERGE_MAX_BYTES,
+    MERGED_MAX_BYTES,
+    MERGED_MAX_TASKS,
+    merge_groups,
+)
 from ipyfleet_protocol.codec import SliceFrames
 from ipyfleet_protocol.columns import Payloads, PayloadWriter
 from ipyfleet_protocol.messages import Function, Group, Options
@@ -138,7 +143,10 @@ def test_shared_payloads_stay_apart() -> None:
 
 
 def test_merged_groups_are_bounded() -> None:
-    """No merged group has more tasks than the bound, and none is lost at the cut."""
+    """No merged group has more tasks or bytes than the bounds, and none is lost at the cut."""
     pairs = [_group(i, [b"x"]) for i in range(2 * MERGED_MAX_TASKS + 1)]
     merged = _merge(*pairs)
     assert [group.count for group, _ in merged] == [MERGED_MAX_TASKS, MERGED_MAX_TASKS, 1]
+    n_fitting = MERGED_MAX_BYTES // MERGE_MAX_BYTES
+    merged = _merge(*[_group(i, [bytes(MERGE_MAX_BYTES)]) for i in range(n_fitting + 1)])
+    assert [group.count for group, _ in merged] == [n_fitting, 1]

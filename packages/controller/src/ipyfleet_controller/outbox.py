@@ -2,8 +2,9 @@
 
 What lives here: `Outbox`. A send never blocks: what a peer's full pipe does not take waits here,
 in order. Of that, output is given up first when it grows beyond a bound, and what was given up is
-told; results and tasks are never dropped one by one: a peer for which too much waits is named in
-`overflowing`, and the router parts with it. What must not: decisions about what to send.
+told; results and tasks are never dropped one by one: a client for which too much waits is named in
+`overflowing`, and the router parts with it. What waits for an engine is bounded by what the
+scheduler lets it hold. What must not: decisions about what to send.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ OUTPUT_MAX_BYTES = 16 << 20
 """Bytes waiting for one peer above which its further output is given up."""
 
 WAITING_MAX_BYTES = 512 << 20
-"""Bytes waiting for one peer above which the controller parts with it."""
+"""Bytes waiting for a client above which the controller parts with it."""
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _MORE = int(zmq.SNDMORE | zmq.DONTWAIT)
@@ -49,9 +50,9 @@ class Outbox:
     """Sends, keeps what cannot be sent yet, and notes who is gone.
 
     Attributes:
-        max_bytes: bytes that may wait for one channel of a peer.
+        max_bytes: bytes that may wait for a client; a single message may be larger.
         unreachable: channels found without a connection; whoever reads them takes them out.
-        overflowing: channels for which more waits; as `unreachable`.
+        overflowing: clients' channels for which more waits; as `unreachable`.
         dropped_bytes: output given up so far, of all peers.
     """
 
@@ -80,7 +81,11 @@ class Outbox:
             backlog = self._backlogs[identity] = Backlog()
         backlog.messages.append((header, frames))
         backlog.n_bytes += len(header) + sum(map(len, frames))
-        if backlog.n_bytes > self.max_bytes:
+        if (
+            backlog.n_bytes > self.max_bytes
+            and channel is Channel.CLIENT
+            and len(backlog.messages) > 1
+        ):
             self.overflowing.add(identity)
 
     def send_output(

@@ -236,7 +236,7 @@ class Router:
                 self._feed_hub(hev.UnreachableEvent(*name))
 
     def _part_with_overflowing(self) -> None:
-        """Forget peers that have not read for too long. Their results stay in the database."""
+        """Forget clients that do not read what they asked for; the database keeps it."""
         while self._outbox.overflowing:
             name = split_routing_id(self._outbox.overflowing.pop())
             assert name is not None, "only peers of ours are sent something"

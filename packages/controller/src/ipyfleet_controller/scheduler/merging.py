@@ -6,7 +6,7 @@ groups of one task, alike in all but their arguments. Made one group, 20,000 suc
 each instead of 48, decoding included (`calls` in `benchmarks/controller_round_trip.py`).
 
 Nobody can tell: tasks keep their sequence numbers, and all else is kept per task. Only small
-payloads are merged, since that copies them. What must not: state.
+payloads are merged, since that copies them. What must not live here: state.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from itertools import pairwise
 from ipyfleet_protocol.codec import SliceFrames
 from ipyfleet_protocol.messages import Columns, Group, Options
 
-MERGE_MAX_BYTES = 4096
+MERGE_MAX_BYTES = 16 << 10
 """A group with a larger payload stays by itself."""
 
 MERGED_MAX_TASKS = 1024
-"""Tasks of a merged group, about: the payloads of all are kept until the last has ended."""
+"""Tasks of a merged group: the payloads of all are kept until the last has ended."""
+
+MERGED_MAX_BYTES = 1 << 20
+"""Payload bytes of a merged group."""
 
 
 def merge_groups(
@@ -34,12 +37,18 @@ def merge_groups(
     if len(pairs) == 1:
         return pairs
     cuts = [0]
-    n_tasks = groups[0].count
+    n_tasks, n_bytes = groups[0].count, len(frames[0].payload[0])
     for number, (before, after) in enumerate(pairwise(pairs), 1):
-        n_tasks += after[0].count
-        if n_tasks > MERGED_MAX_TASKS or not _continues(before, after):
+        group, size = after[0], len(after[1].payload[0])
+        n_tasks += group.count
+        n_bytes += size
+        if (
+            n_tasks > MERGED_MAX_TASKS
+            or n_bytes > MERGED_MAX_BYTES
+            or not _continues(before, after)
+        ):
             cuts.append(number)
-            n_tasks = after[0].count
+            n_tasks, n_bytes = group.count, size
     cuts.append(len(pairs))
     return [_merge(pairs[start:stop]) for start, stop in pairwise(cuts)]
 
