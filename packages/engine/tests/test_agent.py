@@ -58,7 +58,8 @@ def test_a_killed_engine_is_reported_at_once_with_the_reason(controller: Any, mo
     controller.start("-n=2", *mode)
     victim, other = controller.wait_engines(2)
     controller.until(lambda: len(controller.hellos) == 3)
-    controller.execute(victim, "import os\n_ = os.write(2, b'my last words\\n')")
+    code = "import logging\nlogging.getLogger('ipyfleet').error('my last words')"
+    controller.execute(victim, code)
     start = time.monotonic()
     os.kill(controller.hellos[victim].pid, signal.SIGKILL)
     exited = controller.expect(m.EngineExited)

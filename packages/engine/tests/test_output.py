@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import threading
 
 import msgspec
-import pytest
 
-from ipyfleet_engine.output import OutputBatch, OutputCollector, TaskStream
+from ipyfleet_engine.output import OutputBatch, OutputCollector
 from ipyfleet_protocol.messages import OutputItem
 
 CLIENT = b"c" * 16
@@ -149,32 +147,3 @@ def test_many_threads_lose_nothing() -> None:
     lines = b"".join(i.content for i in items_of(collector.finish(task))).split()
     assert sorted(set(lines)) == [b"aaaaa", b"bbbbb", b"ccccc", b"ddddd"]
     assert len(lines) == 2000
-
-
-def test_a_stream_is_a_text_stream() -> None:
-    """`print`, `writelines`, `.buffer` and `isatty` work as on any text stream."""
-    collector = OutputCollector()
-    stream = TaskStream(collector, "stderr", io.StringIO())
-    task = collector.begin(CLIENT, 0)
-    print("one", 2, file=stream, flush=True)
-    stream.writelines(["three", "\n"])
-    stream.buffer.write("vier ü".encode()[:-1])
-    stream.buffer.write("ü".encode()[-1:])
-    assert not stream.isatty() and stream.writable() and stream.encoding == "utf-8"
-    with pytest.raises(TypeError, match="must be str, not bytes"):
-        stream.write(b"bytes")  # type: ignore[arg-type]
-    [item] = items_of(collector.finish(task))
-    assert item.kind == "stderr" and item.content.decode() == "one 2\nthree\nvier ü"
-
-
-def test_before_the_first_task_text_goes_to_the_log() -> None:
-    """Start-up code's prints are in the engine's log; so are those of forked processes."""
-    collector = OutputCollector()
-    fallback = io.StringIO()
-    stream = TaskStream(collector, "stdout", fallback)
-    stream.write("early")
-    collector.begin(CLIENT, 0)
-    stream.write("task")
-    collector.detach()
-    stream.write(" child")
-    assert fallback.getvalue() == "early child"

@@ -96,7 +96,9 @@ class IPEngineApp(Application):
         "log-level": "Application.log_level",
         "timeout": "IPEngineApp.timeout",
         "startup-script": "IPEngineApp.startup_script",
+        "s": "IPEngineApp.startup_script",
         "startup-command": "IPEngineApp.startup_command",
+        "c": "IPEngineApp.startup_command",
     }
     flags = {  # noqa: RUF012
         "no-fork": (
@@ -165,6 +167,7 @@ class IPEngineApp(Application):
             mark,
             agent,
             timeout_s=self.timeout,
+            profile_path=self.profile_path,
             startup_script=self.startup_script,
             startup_command=self.startup_command,
         )

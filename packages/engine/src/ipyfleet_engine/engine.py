@@ -26,13 +26,16 @@ from ipyfleet_protocol.ids import Channel, PeerId
 from ipyfleet_protocol.messages import AnyMessage, Closing, Refused, RunTasks
 from ipyfleet_protocol.namespace import set_namespace
 
+from .capture import FdCapture
 from .channel import TaskChannel
 from .endpoint import make_endpoint
 from .interrupts import InterruptHandler, in_user_code
 from .link import EngineLink, State
 from .mark import RunningMark
-from .output import install_streams
+from .ownership import install_thread_hooks
 from .runner import TaskRunner
+from .startup import run_startup_code
+from .streams import install_streams
 
 if TYPE_CHECKING:
     from .kernel import FleetKernel
@@ -52,6 +55,7 @@ class EngineSettings(NamedTuple):
         timeout_s: how long to wait for the controller.
         wanted_id: the engine id it would like, or -1.
         mark: where the agent sees which task runs.
+        profile_path: the directory of its profile.
         startup_script: a file to run in the namespace first, or "".
         startup_command: code to run in the namespace first, or "".
     """
@@ -62,6 +66,7 @@ class EngineSettings(NamedTuple):
     agent: bytes = b""
     timeout_s: float = 60.0
     wanted_id: int = -1
+    profile_path: Path = Path()
     startup_script: str = ""
     startup_command: str = ""
 
@@ -79,6 +84,7 @@ class Engine:
             agent=settings.agent,
             wanted_id=settings.wanted_id,
         )
+        self._capture = FdCapture(kernel.collector)
         self._blobs = BlobStore(Path(settings.info.blob_dir), settings.peer)
         self._loop: asyncio.AbstractEventLoop
         self._runner: TaskRunner
@@ -91,27 +97,32 @@ class Engine:
         asyncio.set_event_loop(self._loop)
         context: zmq.Context[Any] = zmq.Context()
         try:
-            self._loop.run_until_complete(self._prepare(context))
+            self._prepare_process()
+            self._run_startup_code()
+            self._loop.run_until_complete(self._join(context))
             self._run_loop()
         finally:
             self._close(context)
         return self._link.exit_code
 
-    async def _prepare(self, context: zmq.Context[Any]) -> None:
-        kernel, loop = self._kernel, self._loop
-        kernel.start_engine(self._settings.peer.hex())
-        set_namespace(kernel.namespace)
-        install_streams(kernel.collector)
+    def _prepare_process(self) -> None:
+        set_namespace(self._kernel.namespace)
+        install_thread_hooks()
+        self._capture.start()
+        install_streams(self._kernel.collector, self._capture.log)
         os.register_at_fork(after_in_child=self._let_go)
         if "" not in sys.path:
             # As in every IPython kernel: modules are found in the current directory.
             sys.path.insert(0, "")
         # Results that are due must not wait 5 ms for a thread that computes.
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+    async def _join(self, context: zmq.Context[Any]) -> None:
+        kernel, loop = self._kernel, self._loop
+        kernel.start_engine(self._settings.peer.hex())
         interrupts = InterruptHandler(loop)
         interrupts.install()
         signal.signal(signal.SIGTERM, self._handle_sigterm)
-        await self._run_startup_code()
         self._runner = TaskRunner(
             kernel,
             loop=loop,
@@ -139,12 +150,15 @@ class Engine:
         loop.add_reader(self._channel.fd, self._runner.pump)
         loop.call_soon(self._runner.pump)
 
-    async def _run_startup_code(self) -> None:
-        shell: Any = self._kernel.shell
-        if self._settings.startup_script:
-            shell.safe_execfile_ipy(self._settings.startup_script, raise_exceptions=False)
-        if self._settings.startup_command:
-            shell.run_cell(self._settings.startup_command, store_history=False)
+    def _run_startup_code(self) -> None:
+        settings = self._settings
+        run_startup_code(
+            self._kernel.shell,
+            settings.profile_path,
+            self._kernel.config,
+            script=settings.startup_script,
+            command=settings.startup_command,
+        )
 
     def _run_loop(self) -> None:
         while not self._runner.stopping:
@@ -204,6 +218,7 @@ class Engine:
             self._channel.close()
         context.term()
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        self._capture.stop()
         self._loop.close()
 
 

@@ -1,29 +1,31 @@
 """What tasks print and display, on its way from user code to the controller.
 
 What lives here: `OutputCollector`, which attributes output to the task that runs and holds a
-bounded amount of it until it is sent; `TaskStream`, the object behind `sys.stdout` and
-`sys.stderr`. What must not: sockets, IPython.
+bounded amount of it until it is sent. What must not: sockets, IPython, streams (`streams`) and
+file descriptors (`capture`).
 
 Any thread may write. The second thread drains the collector while a task runs (`drain`); the main
 thread takes what is left of a task when it ends (`finish`). Items get their index when they
-leave, so both may travel over different sockets, and what is dropped leaves no gap. Output of
-threads that outlive their task belongs to the task that runs, or to the last one.
+leave, so both may travel over different sockets, and what is dropped leaves no gap.
+
+Output belongs to the task that the code belongs to which writes it (`ownership`): that of a thread,
+or of a coroutine, that outlives its task is still that task's. Where nobody knows (file
+descriptors), it belongs to the task that runs, or to the last one.
 """
 
 from __future__ import annotations
 
-import codecs
-import io
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.messages import OutputItem, OutputKind
+
+from .ownership import claim, owner
 
 OUTPUT_MAX_BYTES = 8 * 1024 * 1024
 """Output that may wait to be sent; beyond it the oldest is dropped."""
@@ -105,22 +107,46 @@ class OutputCollector:
         """Make an empty collector that holds at most about `max_bytes`."""
         self.max_bytes = max_bytes
         self.n_bytes = 0
-        self.task: TaskOutput | None = None
-        """The task that output belongs to: the running one, or the last. None before the first."""
+        self.settle: Callable[[], None] = _nothing
+        """Called before a task's output is complete: what is on its way is to be written now."""
+        self.settle_before_text: Callable[[], None] = _nothing
+        """Called before Python-level text is added, for the sake of order."""
+        self._task: TaskOutput | None = None
+        self.is_detached = False
         self.on_first: Callable[[], None] | None = None
         """Called, in the writing thread, when output begins to wait."""
         # Re-entrant, because a destructor that prints may run while the lock is held.
         self._lock = threading.RLock()
         self._pending: deque[_Pending] = deque()
 
+    @property
+    def task(self) -> TaskOutput | None:
+        """The running task, or the last; None before the first. Assigned by the main thread."""
+        return self._task
+
+    @task.setter
+    def task(self, task: TaskOutput | None) -> None:
+        self._task = task
+        claim(task)
+
+    def _current(self) -> TaskOutput | None:
+        """Return the task that gets what the calling code publishes."""
+        return None if self.is_detached else owner() or self._task
+
     def begin(self, client: bytes, seq: int) -> TaskOutput:
         """Attribute what is published from now on to this task."""
         task = self.task = TaskOutput(client, seq)
         return task
 
+    @property
+    def sink(self) -> Sink | None:
+        """Where the calling code's output goes that is not a task's; None if it is a task's."""
+        task = self._current()
+        return None if task is None else task.sink
+
     def write(self, kind: OutputKind, text: str) -> bool:
         """Add text to a stream of the current task; False if there has been no task yet."""
-        task = self.task
+        task = self._current()
         if task is None:
             return False
         if not text:
@@ -162,7 +188,7 @@ class OutputCollector:
             content: the content of the Jupyter message, of plain types.
             buffers: its binary buffers.
         """
-        task = self.task
+        task = self._current()
         if task is None:
             return False
         if task.sink is not None:
@@ -198,6 +224,7 @@ class OutputCollector:
 
     def finish(self, task: TaskOutput) -> list[OutputBatch]:
         """Take what is left of a task that has ended; its `n_items` is final for its result."""
+        self.settle()
         if not self._pending and not task.dropped_bytes:
             return []
         with self._lock:
@@ -214,8 +241,10 @@ class OutputCollector:
         """Forget everything; in a process that user code has forked nobody sends output."""
         self._lock = threading.RLock()
         self._pending = deque()
-        self.task = None
+        self._task = None
+        self.is_detached = True
         self.on_first = None
+        self.settle = self.settle_before_text = _nothing
 
     def _bound(self) -> None:
         """Drop the oldest items that may be dropped until the rest fits."""
@@ -227,6 +256,10 @@ class OutputCollector:
             del self._pending[position]
             self.n_bytes -= item.n_bytes
             item.task.dropped_bytes += item.n_bytes - _ITEM_OVERHEAD_BYTES
+
+
+def _nothing() -> None:
+    """Take the place of hooks that nobody has set."""
 
 
 def _batches(pending: Iterable[_Pending]) -> list[OutputBatch]:
@@ -252,96 +285,3 @@ def _batches(pending: Iterable[_Pending]) -> list[OutputBatch]:
         task.n_items += 1
         task.dropped_bytes = 0
     return list(batches.values())
-
-
-class TaskStream(io.TextIOBase):
-    """`sys.stdout` or `sys.stderr` of an engine: what is written belongs to the running task.
-
-    Before the first task, and in processes that user code forks, text goes to the engine's log.
-    """
-
-    def __init__(self, collector: OutputCollector, kind: OutputKind, fallback: TextIO) -> None:
-        """Make a stream.
-
-        Args:
-            collector: where text goes.
-            kind: "stdout" or "stderr".
-            fallback: where text goes while no task is known; its `fileno` is this stream's.
-        """
-        super().__init__()
-        self._collector = collector
-        self._kind = kind
-        self._fallback = fallback
-        self._bytes = _TaskStreamBytes(self)
-
-    @property
-    def name(self) -> str:
-        """As of the real stream: ``<stdout>``."""
-        return f"<{self._kind}>"
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """Always UTF-8."""
-        return "utf-8"
-
-    @property
-    def errors(self) -> str:  # type: ignore[override]
-        """Lone surrogates are written as escapes."""
-        return "backslashreplace"
-
-    @property
-    def buffer(self) -> io.BufferedIOBase:
-        """A binary stream that decodes UTF-8 into this one."""
-        return self._bytes
-
-    def write(self, text: str) -> int:
-        """Add text to the running task's output."""
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if not self._collector.write(self._kind, text):
-            self._fallback.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing to do: text leaves by itself within some ten milliseconds."""
-        if self._collector.task is None:
-            self._fallback.flush()
-
-    def writable(self) -> bool:
-        """Yes."""
-        return True
-
-    def isatty(self) -> bool:
-        """No."""
-        return False
-
-    def fileno(self) -> int:
-        """The file descriptor of the engine's log."""
-        return self._fallback.fileno()
-
-
-class _TaskStreamBytes(io.BufferedIOBase):
-    """`TaskStream.buffer`."""
-
-    def __init__(self, stream: TaskStream) -> None:
-        super().__init__()
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        self._stream.write(self._decoder.decode(view.tobytes()))
-        return view.nbytes
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def writable(self) -> bool:
-        return True
-
-
-def install_streams(collector: OutputCollector) -> None:
-    """Make `sys.stdout` and `sys.stderr` write to the collector."""
-    assert sys.__stdout__ is not None and sys.__stderr__ is not None
-    sys.stdout = TaskStream(collector, "stdout", sys.__stdout__)
-    sys.stderr = TaskStream(collector, "stderr", sys.__stderr__)

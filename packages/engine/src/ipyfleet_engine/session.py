@@ -7,6 +7,8 @@ must not: sockets.
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Any, get_args
 
 from jupyter_client.session import Session
@@ -14,6 +16,10 @@ from jupyter_client.session import Session
 from ipyfleet_protocol.messages import OutputKind
 
 from .output import OutputCollector
+
+log = logging.getLogger("ipyfleet.engine")
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 _KINDS = frozenset(get_args(OutputKind))
 _COMM_KINDS = frozenset({"comm_open", "comm_msg", "comm_close"})
@@ -57,14 +63,20 @@ class FleetSession(Session):
             message = msg_or_type
             buffers = buffers or message.get("buffers")
         kind = message["header"]["msg_type"]
-        task = None if self.collector is None else self.collector.task
-        if task is not None and task.sink is not None:
-            content, metadata = message["content"], message.get("metadata")
-            task.sink.publish(kind, content, metadata, buffers or ())
+        sink = None if self.collector is None else self.collector.sink
+        if sink is not None:
+            sink.publish(kind, message["content"], message.get("metadata"), buffers or ())
         elif self.collector is not None and kind in _KINDS:
             content = message["content"]
             if kind in _COMM_KINDS and message.get("metadata"):
                 # A comm_open's metadata names the version of the widget protocol.
                 content = {**(content or {}), "metadata": message["metadata"]}
-            self.collector.publish(kind, content, buffers or ())
+            if not self.collector.publish(kind, content, buffers or ()) and kind == "error":
+                _log_error(content or {})
         return message
+
+
+def _log_error(content: dict[str, Any]) -> None:
+    """Log an error that no task gets: that of start-up code."""
+    lines = content.get("traceback") or [f"{content.get('ename')}: {content.get('evalue')}"]
+    log.error("code outside of tasks failed:\n%s", _COLOURS.sub("", "\n".join(lines)))

@@ -1,0 +1,228 @@
+"""What C code, subprocesses and forked processes write to file descriptors 1 and 2.
+
+What lives here: `FdCapture`, which puts pipes in the place of both descriptors and hands what comes
+through them to the `OutputCollector`. What must not: attribution, which is the collector's.
+
+Theory of operation
+-------------------
+A thread of its own sleeps until a pipe has something, so such output is live. It reads whatever
+comes as fast as it comes; what is too much is the collector's to drop, so a subprocess that prints
+without end is never blocked for long.
+
+Order with what Python prints: `settle_before_text` empties the pipes before a Python-level write,
+so what a subprocess has written before a `print` comes before it. `settle` does the same at a
+task's end, so what was written by then is the task's. It costs every task one system call; the
+order of its two questions makes a lock needless (see there).
+
+C code that prints while it holds the GIL stops the thread, too. Until the pipe (1 MiB where Linux
+grants that) is full nothing happens; then only another process can help: the agent does
+(`relief`).
+
+The engine's own log lines and the stacks of crashes go to the descriptor that was 2 before.
+"""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import faulthandler
+import fcntl
+import logging
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from .output import OutputCollector
+
+PIPE_BYTES = 1024 * 1024
+READ_BYTES = 64 * 1024
+_SETTLE_READS = 2 * PIPE_BYTES // READ_BYTES
+
+_IOLBF = 1
+
+
+class _CapturedFd:
+    """One descriptor, and the pipe in its place."""
+
+    def __init__(self, fd: int, kind: Any) -> None:
+        self.fd = fd
+        self.kind = kind
+        self.original = os.dup(fd)
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.read_end, False)
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            try:
+                fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            except OSError:
+                # The user's share of large pipes is used up: 64 KiB it is.
+                logging.getLogger("ipyfleet.engine").debug("a small pipe for fd %d", fd)
+        # `write_end` stays open besides `fd`, so that the pipe never ends, whatever is closed.
+        os.dup2(self.write_end, fd)
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def restore(self) -> None:
+        os.dup2(self.original, self.fd)
+
+    def close(self) -> None:
+        for fd in (self.original, self.read_end, self.write_end):
+            os.close(fd)
+
+
+class FdCapture:
+    """See the module docstring.
+
+    Attributes:
+        log: a text stream to where descriptor 2 went before: the engine's log.
+    """
+
+    log: TextIO
+
+    def __init__(self, collector: OutputCollector) -> None:
+        self._collector = collector
+        self._fds: list[_CapturedFd] = []
+        self._pid = 0
+        self._reading = False
+        # Re-entrant, because a destructor that prints may run while the lock is held.
+        self._lock = threading.RLock()
+        self._task_end = select.poll()
+        self._any_time = select.poll()
+        self._wake_read = self._wake_write = -1
+        self._thread: threading.Thread | None = None
+        self._flush_c: Callable[[], None] = _no_c_stdio
+
+    def start(self) -> None:
+        """Capture from now on; what is written before the first task goes to the log."""
+        for stream in (sys.__stdout__, sys.__stderr__):
+            assert stream is not None
+            stream.flush()
+        self._fds = [_CapturedFd(1, "stdout"), _CapturedFd(2, "stderr")]
+        self._pid = os.getpid()
+        self.log = open(  # noqa: SIM115 - `stop` closes it
+            os.dup(self._fds[1].original), "w", buffering=1, errors="backslashreplace"
+        )
+        _move_log_handlers(self.log)
+        if faulthandler.is_enabled():
+            faulthandler.enable(self.log)
+        for captured in self._fds:
+            self._task_end.register(captured.read_end, select.POLLIN)
+            self._any_time.register(captured.read_end, select.POLLIN)
+        self._flush_c = _c_stdio_flusher()
+        self._wake_read, self._wake_write = os.pipe()
+        self._collector.settle = self.settle
+        self._collector.settle_before_text = self.settle_before_text
+        self._thread = threading.Thread(target=self._run, name="ipyfleet-capture", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give the descriptors back and end the thread."""
+        if self._thread is None:
+            return
+        self._collector.settle = self._collector.settle_before_text = _nothing
+        self._flush_c()
+        for captured in self._fds:
+            captured.restore()
+        os.write(self._wake_write, b"\0")
+        self._thread.join(1.0)
+        self._read_all()
+        _move_log_handlers(sys.__stderr__)
+        if faulthandler.is_enabled():
+            faulthandler.enable(2)
+        self.log.close()
+        if not self._thread.is_alive():
+            for captured in self._fds:
+                captured.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+        self._thread = None
+
+    def settle(self) -> None:
+        """Take in all that has been written; the main thread calls it at the end of a task.
+
+        Without the lock: data leaves a pipe only after `_reading` was set. So if the pipes are
+        empty, and then nobody is reading, everything has been handed over.
+        """
+        self._flush_c()
+        if self._task_end.poll(0) or self._reading:
+            self._read_all()
+
+    def settle_before_text(self) -> None:
+        """Take in all that has been written before some text; from any thread."""
+        with self._lock:
+            if self._any_time.poll(0):
+                self._read_all()
+
+    def _run(self) -> None:
+        sleeping = select.poll()
+        for captured in self._fds:
+            sleeping.register(captured.read_end, select.POLLIN)
+        sleeping.register(self._wake_read, select.POLLIN)
+        while True:
+            for fd, _ in sleeping.poll():
+                if fd == self._wake_read:
+                    return
+            self._read_all()
+
+    def _read_all(self) -> None:
+        """Hand over what is there now; an endless writer does not make this endless."""
+        with self._lock:
+            self._reading = True
+            try:
+                for captured in self._fds:
+                    for _ in range(_SETTLE_READS):
+                        if not self._read(captured):
+                            break
+            finally:
+                self._reading = False
+
+    def _read(self, captured: _CapturedFd) -> bool:
+        try:
+            data = os.read(captured.read_end, READ_BYTES)
+        except BlockingIOError:
+            return False
+        text = captured.decoder.decode(data)
+        if not self._collector.write(captured.kind, text):
+            self.log.write(text)
+        return len(data) == READ_BYTES
+
+
+def _nothing() -> None:
+    """Take the place of `settle` where nothing is captured."""
+
+
+def _no_c_stdio() -> None:
+    """Take the place of the flush of C's stdout where there is none to be found."""
+
+
+def _c_stdio_flusher() -> Callable[[], None]:
+    """Make C's stdout line-buffered, as on a terminal; return what flushes the rest of a line.
+
+    Asking whether there is something to flush takes no lock and keeps the GIL, so it is cheap. The
+    flush itself releases the GIL: it may have to wait for our thread to empty the pipe.
+    """
+    try:
+        asking, working = ctypes.PyDLL(None), ctypes.CDLL(None)
+        stdout = ctypes.c_void_p.in_dll(working, "stdout")
+        pending = asking.__fpending
+        pending.restype = ctypes.c_size_t
+        flush = working.fflush
+        working.setvbuf(stdout, None, _IOLBF, ctypes.c_size_t(0))
+    except (OSError, AttributeError, ValueError):
+        return _no_c_stdio
+
+    def flush_if_pending() -> None:
+        if pending(stdout):
+            flush(stdout)
+
+    return flush_if_pending
+
+
+def _move_log_handlers(stream: TextIO | None) -> None:
+    """Have the engine's log handlers that write to the process's stderr write to `stream`."""
+    for handler in logging.getLogger("ipyfleet").handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(
+            handler, logging.FileHandler
+        ):
+            handler.setStream(stream)
