@@ -13,6 +13,8 @@ import pytest
 import zmq
 
 from ipyfleet_controller.app import make_router
+from ipyfleet_controller.database.keeper import RecordKeeper
+from ipyfleet_controller.database.memory import MemoryDatabase
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.ids import Channel, format_msg_id, new_peer_id, routing_id
 
@@ -35,21 +37,18 @@ def overflowing(tmp_path: Path, wire: Any) -> Iterator[Any]:
     site = SimpleNamespace(
         instance=instance.hex(), blob_dir=tmp_path, socket=socket, doorkeeper=None
     )
-    router = make_router(site)
+    keeper = RecordKeeper(MemoryDatabase)
+    router = make_router(site, keeper=keeper)
     router._outbox.max_bytes = MAX_BYTES
-    is_over = threading.Event()
-
-    def run() -> None:
-        while not is_over.is_set():
-            if socket.poll(10) or router._outbox.is_waiting:
-                router.turn(0)
-
-    thread = threading.Thread(target=run)
+    keeper.start()
+    thread = threading.Thread(target=router.run)
     thread.start()
     dealers = wire.Dealers(SimpleNamespace(instance=instance.hex(), host="h"), url)
     yield dealers
-    is_over.set()
+    last, _ = dealers.client()
+    wire.send(last, m.Request(1, m.ShutdownCluster(hub=True)))
     thread.join(5)
+    keeper.close(5)
     dealers.close()
     context.destroy(linger=0)
     assert not thread.is_alive()
@@ -74,10 +73,12 @@ def test_a_client_that_does_not_read_is_parted_with(overflowing: Any, wire: Any)
             payload = bytes(TASK_BYTES)
             group.columns = m.Columns(len(payload).to_bytes(4, "little"))
             wire.send(client, m.Submit([group]), *frames.function, payload)
+        # The answer shows that all have arrived: nothing is taken from a client that was parted with.
+        wire.send(client, m.Request(1, m.QueueStatus()))
+        wire.receive(client, m.Reply)
         n_done = 0
         while n_done < N_TASKS:
             n_done += sum(piece.count for piece in engine.run().slices)
-        # The engine has sent everything; the controller's answer shows that it has taken it in.
         msg_ids = [format_msg_id(peer, seq) for seq in range(N_TASKS)]
         status: list[str | None] = [None]
         for attempt in range(1000):
