@@ -73,7 +73,7 @@ def test_a_client_that_does_not_read_is_parted_with(overflowing: Any, wire: Any)
             payload = bytes(TASK_BYTES)
             group.columns = m.Columns(len(payload).to_bytes(4, "little"))
             wire.send(client, m.Submit([group]), *frames.function, payload)
-        # The answer shows that all have arrived: nothing is taken from a client that was parted with.
+        # The answer shows that all have arrived: who was parted with can submit nothing.
         wire.send(client, m.Request(1, m.QueueStatus()))
         wire.receive(client, m.Reply)
         n_done = 0
