@@ -1,10 +1,10 @@
 """What the controller alone costs per task: its CPU time and the time of a round trip. Linux only.
 
 A real controller process, and one process that plays a client and an engine over bare sockets and
-does next to nothing itself. Three ways in which tasks arrive: one at a time, each awaited (`trip`);
-many groups of one task in one message, as a client sends separate calls (`calls`); and one group
-of many (`map`). A ROUTER that forwards what it is sent and does nothing else shows the limit of
-`trip`.
+does next to nothing itself. Four ways in which tasks arrive: one at a time, each awaited (`trip`);
+many groups of one task in one message, as a client sends separate calls (`calls`); the same with
+labels that differ, so that they cannot be made one group (`labels`); and one group of many (`map`).
+A ROUTER that forwards what it is sent and does nothing else shows the limit of `trip`.
 
     python benchmarks/controller_round_trip.py                      # the controller installed here
     python benchmarks/controller_round_trip.py --against OTHER/src  # and another source tree's
@@ -55,6 +55,7 @@ class Peers:
     def __init__(self, url: str, instance: bytes) -> None:
         self.client_id, self.engine_id = new_peer_id(), new_peer_id()
         self.seq = 0
+        self._labels: tuple[str, ...] = ("",)
         self._context: zmq.Context[Any] = zmq.Context()
         self.client = self._connect(url, self.client_id, Channel.CLIENT)
         self.task = self._connect(url, self.engine_id, Channel.TASK)
@@ -80,6 +81,12 @@ class Peers:
     def calls(self, count: int) -> None:
         """Submit `count` tasks, a hundred groups of one in each message."""
         self._stream(count, 100, 1)
+
+    def labels(self, count: int) -> None:
+        """As `calls`, each group with another label than the one before."""
+        self._labels = ("a", "b")
+        self._stream(count, 100, 1)
+        self._labels = ("",)
 
     def map(self, count: int) -> None:
         """Submit `count` tasks as groups of a thousand."""
@@ -121,7 +128,8 @@ class Peers:
         columns = m.Columns(uint32_column([len(PAYLOAD)]) * size)
         for _ in range(n_groups):
             function = m.Function(b"f" * 16, "f", True, "", int(not self.seq))
-            groups.append(m.Group(self.seq, size, m.Options(host="h"), function, columns))
+            options = m.Options(host="h", label=self._labels[self.seq % len(self._labels)])
+            groups.append(m.Group(self.seq, size, options, function, columns))
             frames.append(PAYLOAD * size)
             self.seq += size
         _send(self.client, m.Submit(groups), *frames)
@@ -243,16 +251,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--against", default="", help="src directory of another controller")
     parser.add_argument("--profile", default="", help="write what cProfile saw in the controller")
-    parser.add_argument("--only", default="", help="trip, calls or map")
+    parser.add_argument("--only", default="", help="one of trip, calls, labels, map")
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     sources = {"this": ""} | ({"against": arguments.against} if arguments.against else {})
-    counts = {"trip": 3000, "calls": 20_000, "map": 200_000}
+    counts = {"trip": 3000, "calls": 20_000, "labels": 20_000, "map": 200_000}
     seen: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for _ in range(arguments.runs):
         for name, source in sources.items():
             with controller(source, arguments.profile) as (pid, peers):
-                work = {"trip": peers.trips, "calls": peers.calls, "map": peers.map}
+                work = {
+                    "trip": peers.trips,
+                    "calls": peers.calls,
+                    "labels": peers.labels,
+                    "map": peers.map,
+                }
                 for what in [arguments.only] if arguments.only else work:
                     work[what](counts[what] // 10)
                     seen.setdefault((what, name), []).append(measure(pid, work[what], counts[what]))
