@@ -7,8 +7,8 @@
 PYTHON ?=
 # How many isolated-<package> environments run at a time.
 JOBS ?= 2
-# Debian packages that tests of services need (`make services` installs them). None so far.
-SERVICES :=
+# Debian packages that tests of services need (`make services` installs them).
+SERVICES := postgresql
 
 TOX_REQUIREMENT := tox>=4.23,<5
 TOX := .venv/bin/python -m tox

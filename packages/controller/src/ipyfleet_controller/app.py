@@ -163,6 +163,7 @@ class IPController(Application):
         from .database.base import Limits
         from .database.keeper import RecordKeeper
         from .database.place import DatabasePlace, backend_name, open_backend
+        from .endpoints import SiteError
 
         limits = Limits(
             self.db_max_records or None, self.db_max_bytes, self.db_max_age_s, self.db_result_bytes
@@ -170,8 +171,12 @@ class IPController(Application):
         place = DatabasePlace(
             self._profile_dir(), self.cluster_id, self.db_file, self.db_url, limits
         )
-        # The name was checked when the configuration was read; here, nothing is imported yet.
-        return RecordKeeper(partial(open_backend, backend_name(self.db_class), place))
+        try:
+            name = backend_name(self.db_class)
+        except ValueError as error:
+            raise SiteError(str(error)) from None
+        # The thread imports the backend; that takes too long for those who wait for the start.
+        return RecordKeeper(partial(open_backend, name, place))
 
     def _profile_dir(self) -> Path:
         from ipyfleet_protocol.paths import profile_dir

@@ -196,10 +196,19 @@ class DatabaseUnavailable(Exception):
     Attributes:
         is_full: it would work if there were room.
         at_once: what stood in the way is gone, so there is no need to wait before trying again.
+        is_connected: the connection is as good as before; somebody else is in the way.
     """
 
-    def __init__(self, reason: str, *, is_full: bool = False, at_once: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        is_full: bool = False,
+        at_once: bool = False,
+        is_connected: bool = False,
+    ) -> None:
         super().__init__(reason)
+        self.is_connected = is_connected
         self.is_full = is_full
         self.at_once = at_once
 

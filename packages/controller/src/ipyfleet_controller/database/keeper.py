@@ -230,6 +230,7 @@ class RecordKeeper:
             self._write(is_urgent=is_closing)
             if is_closing and not self._queue:
                 break
+        self._n_bad += sum(entry.count for entry in self._pending)
         if self._database is not None:
             self._attempt(self._database.close)
 

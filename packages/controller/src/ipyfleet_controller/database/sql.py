@@ -217,14 +217,22 @@ class SqlDatabase:
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        """Lend the connection, opened if need be; closed after an error, whatever it was."""
+        """Lend the connection, opened if need be; closed after an error that it may be the cause
+        of.
+        """
         try:
             if self._connection is None:
-                self._connection = self._connect()
-                self._take_over(self._connection)
+                connection = self._connect()
+                try:
+                    self._take_over(connection)
+                except BaseException:
+                    connection.close()
+                    raise
+                self._connection = connection
             yield self._connection
-        except DatabaseUnavailable:
-            self.close()
+        except DatabaseUnavailable as error:
+            if not error.is_connected:
+                self.close()
             raise
         except DatabaseCorrupt as error:
             self.close()

@@ -218,7 +218,8 @@ def _raise_translated(error: Exception) -> NoReturn:
         # Not an answer of SQLite's: what was to be stored does not fit.
         raise BadEntry(str(error)) from error
     is_full = primary == sqlite3.SQLITE_FULL
-    raise DatabaseUnavailable(str(error), is_full=is_full) from error
+    is_connected = is_full or primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    raise DatabaseUnavailable(str(error), is_full=is_full, is_connected=is_connected) from error
 
 
 __all__ = [
