@@ -17,6 +17,7 @@ from ipyfleet_client.decorators import (
     require,
 )
 from ipyfleet_client.executor import ViewExecutor
+from ipyfleet_client.hubresult import AsyncHubResult
 from ipyfleet_client.imap import LazyMapIterator
 from ipyfleet_client.mapresult import AsyncMapResult
 from ipyfleet_client.metadata import Metadata
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncHubResult",
     "AsyncMapResult",
     "AsyncResult",
     "BroadcastView",

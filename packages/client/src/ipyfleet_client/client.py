@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from ipyfleet_client.asyncresult import AsyncResult
+from ipyfleet_client.engine_control import EngineControls
+from ipyfleet_client.hub import REQUEST_TIMEOUT_S, HubQueries
 from ipyfleet_client.lookup import find_connection
 from ipyfleet_client.outputs import in_ipython
 from ipyfleet_client.progressbar import make_bar
@@ -28,7 +28,6 @@ from ipyfleet_client.views.direct import DirectView
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.connection import ConnectionInfo
 from ipyfleet_protocol.errors import EngineError
-from ipyfleet_protocol.ids import parse_msg_id
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,11 +37,8 @@ if TYPE_CHECKING:
 ACTIVATION_GROUP = "ipyfleet.activation"
 """Entry points called with ``(view, suffix)`` when a view is activated: the magics."""
 
-REQUEST_TIMEOUT_S = 60.0
-"""How long a request to the hub or to engines may take."""
 
-
-class Client:
+class Client(HubQueries, EngineControls):
     """A connection to a cluster: its engines by index, views of them, questions to the hub.
 
     Any number of clients may be in a process, any number of threads may use one. A client closes
@@ -104,6 +100,7 @@ class Client:
         self.debug = debug
         self.profile = profile
         self._kept: deque[AsyncResult] = deque(maxlen=16)
+        self._forgotten = 0
         self._dask_scheduler: int | None = None
         info = find_connection(
             connection_info if connection_info is not None else url_file,
@@ -255,7 +252,7 @@ class Client:
         submit = self.session.submit
         if not self.session.closed:
             submit.flush()
-        return [submit.msg_id(seq) for seq in range(submit.next_seq)]
+        return [submit.msg_id(seq) for seq in range(self._forgotten, submit.next_seq)]
 
     @property
     def outstanding(self) -> set[str]:
@@ -399,61 +396,6 @@ class Client:
             f"{type(jobs).__name__}"
         )
 
-    def get_result(
-        self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True
-    ) -> Any:
-        """Return the `AsyncResult` of tasks of this client that are outstanding or were
-        interrupted.
-
-        Args:
-            indices_or_msg_ids: a msg_id, an index of the history, an `AsyncResult`, or a list of
-                msg_ids of one call; None for the latest.
-            block: wait for the value and return that.
-            owner: accepted for compatibility.
-
-        Raises:
-            KeyError: no such result is here.
-            IndexError: the history is not that long.
-        """
-        wanted = -1 if indices_or_msg_ids is None else indices_or_msg_ids
-        if isinstance(wanted, list | tuple):
-            results = {id(r): r for r in (self._find_result(item) for item in wanted)}
-            if len(results) != 1:
-                raise KeyError("these msg_ids are not those of one call")
-            result = next(iter(results.values()))
-        else:
-            result = self._find_result(wanted)
-        return result.get() if block else result
-
-    def _find_result(self, wanted: Any) -> AsyncResult:
-        if isinstance(wanted, AsyncResult):
-            return wanted
-        if isinstance(wanted, int):
-            wanted = self.history[wanted]
-        if not isinstance(wanted, str):
-            raise TypeError(f"a msg_id is a str, not {type(wanted).__name__}")
-        try:
-            peer, seq = parse_msg_id(wanted)
-        except ValueError as error:
-            raise KeyError(str(error)) from None
-        if peer == self.session.peer:
-            with self.session.link.lock:
-                found = self.session.link.ledger.find(seq)
-            if found is not None and found[0].owner is not None:
-                owner: AsyncResult = found[0].owner
-                return owner
-            for kept in self._kept:
-                if seq in kept._work.seqs():
-                    return kept
-        raise KeyError(
-            f"no result of task {wanted} is outstanding here; the result of a call is in the "
-            "AsyncResult that it returned"
-        )
-
-    def _keep(self, result: AsyncResult) -> None:
-        """Keep a result reachable for which the user has no name: its wait was interrupted."""
-        self._kept.append(result)
-
     # -- asking engines and the hub -----------------------------------------------------------
 
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
@@ -493,18 +435,23 @@ class Client:
             return self.session.answer(pending, REQUEST_TIMEOUT_S)
         return pending
 
-    def _ask(self, question: m.Question) -> Any:
-        """Ask the hub, wait for the answer, decode it."""
-        content, _ = self.session.answer(self.session.request(question), REQUEST_TIMEOUT_S)
-        return msgspec.msgpack.decode(content, strict=False) if content else None
-
-    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
-        """Take back tasks that have not started: their result is `TaskAborted`.
+    def abort(
+        self,
+        jobs: Any = None,
+        targets: Any = None,
+        block: bool | None = None,
+        *,
+        force: bool = False,
+        grace: float = 1.0,
+    ) -> None:
+        """End tasks that have not ended: their result is `TaskAborted`. See `AsyncResult.abort`.
 
         Args:
             jobs: results, msg_ids or collections of those; None for everything outstanding.
             targets: accepted for compatibility.
             block: accepted for compatibility.
+            force: kill engines whose tasks still run after the grace.
+            grace: seconds.
 
         Raises:
             TypeError: `jobs` is none of what it can be.
@@ -520,27 +467,7 @@ class Client:
                 if isinstance(future, AsyncResult) and not future.ready()
             ]
         for work in works:
-            self.session.submit.cancel(work)
-
-    def queue_status(self, targets: Any = "all", verbose: bool = False) -> Any:
-        """Return how many tasks wait at, and have ended on, each engine.
-
-        Args:
-            targets: the engines; for an int only its part is returned.
-            verbose: list msg_ids instead of counting.
-        """
-        if targets is None or (isinstance(targets, str) and targets == "all"):
-            chosen: int | list[int] | None = None
-        else:
-            chosen = self.session.link.engines.choose(targets)
-        asked = [chosen] if isinstance(chosen, int) else chosen
-        answer = self._ask(m.QueueStatus(asked, verbose)) or {}
-        status = {_int_key(key): value for key, value in answer.items()}
-        return status[chosen] if isinstance(chosen, int) else status
-
-    def hub_history(self) -> list[str]:
-        """Return the msg_ids of all tasks in the database, in the order of submission."""
-        return list(self._ask(m.TaskHistory()) or ())
+            self.session.submit.cancel(work, interrupt=True, force=force, grace_s=grace)
 
     def shutdown(
         self,
@@ -604,6 +531,12 @@ class Client:
             return "<Client: closed>"
         return f"<Client: {len(self)} engines>"
 
+    def _repr_html_(self) -> str:
+        """How notebooks show it: its engines, and what they have to do."""
+        from ipyfleet_client.reprs import client_html
+
+        return client_html(self)
+
 
 _IGNORED = frozenset(
     [
@@ -619,10 +552,6 @@ _IGNORED = frozenset(
         "config",
     ]
 )
-
-
-def _int_key(key: Any) -> Any:
-    return int(key) if isinstance(key, str) and key.isdigit() else key
 
 
 def _activate_first(client: Client) -> None:

@@ -65,7 +65,7 @@ def client_html(client: Client) -> str:
         info = engines.known[engine]
         counts = load.get(engine, {})
         waiting = [counts.get("queue"), counts.get("tasks")]
-        busy = "" if None in waiting else str(sum(waiting))  # type: ignore[arg-type]
+        busy = "" if None in waiting else str(sum(waiting))
         completed = str(counts.get("completed", ""))
         rows.append((str(engine), escape(info.hostname), str(info.pid), busy, completed))
     more = f"<br>… and {len(ids) - MAX_ROWS} more" if len(ids) > MAX_ROWS else ""

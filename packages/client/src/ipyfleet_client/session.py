@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 
 from ipyfleet_client.interrupts import hold_interrupts
@@ -63,10 +64,14 @@ _CLOSED = "this client is closed; make a new Client"
 class Pending(Future[Any]):
     """The answer to a request to the hub, or to engines, once it is here."""
 
+    take: Callable[[bytes, Sequence[Frame]], bool] | None = None
+    """Takes each of several replies, in the receiving thread; true for the last."""
+
     def __init__(self, engines: Iterable[int] = ()) -> None:
         super().__init__()
         self.waiting = set(engines)
         self.errors: list[BaseException] = []
+        self.contents: dict[int, bytes] = {}
 
 
 class Session:
@@ -212,9 +217,19 @@ class Session:
         else:
             self._wire.call_soon(function)
 
-    def request(self, question: m.Question) -> Pending:
-        """Ask the hub; the future's result is ``(content, frames)``."""
+    def request(
+        self,
+        question: m.Question,
+        take: Callable[[bytes, Sequence[Frame]], bool] | None = None,
+    ) -> Pending:
+        """Ask the hub; the future's result is ``(content, frames)``.
+
+        Args:
+            question: what is asked.
+            take: for questions with several replies: see `Pending.take`. The result is the last.
+        """
         number, pending = self._open_request(Pending())
+        pending.take = take
         self.submit.send_message(encode(m.Request(number, question)))
         return pending
 
@@ -277,6 +292,7 @@ class Session:
                 self._end(f"the controller has closed: {effect.reason or 'it was shut down'}")
 
     def _finish(self, work: Work) -> None:
+        """A work is done: free what carried it, tell its owner."""
         if work.blobs and self.submit.blobs is not None:
             for handle in work.blobs:
                 self.submit.blobs.release(handle)
@@ -300,14 +316,24 @@ class Session:
         pending = self._requests.get(answer.request)
         if pending is None:
             return
-        error = None if answer.error is None else error_from_info(answer.error)
+        error: Exception | None = None
+        if answer.error is not None:
+            error = error_from_info(answer.error)
         if answer.engine < 0 and not pending.waiting:
+            if error is None and pending.take is not None:
+                try:
+                    if not pending.take(answer.content, answer.frames):
+                        return
+                except (msgspec.MsgspecError, LookupError, TypeError) as failure:
+                    error = ProtocolError(f"an answer that makes no sense: {failure!r}")
             self._requests.pop(answer.request, None)
             _resolve(pending, (answer.content, answer.frames), error)
             return
         pending.waiting.discard(answer.engine)
         if error is not None:
             pending.errors.append(error)
+        else:
+            pending.contents[answer.engine] = answer.content
         if not pending.waiting:
             self._requests.pop(answer.request, None)
             _resolve(pending, None, _join_errors(pending.errors))
