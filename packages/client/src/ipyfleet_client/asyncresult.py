@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ipyfleet_client.client import Client
     from ipyfleet_client.session import Session
 
-CANCEL_WAIT_S = 0.1
+CANCEL_WAIT_S = 0.5
 """How long `cancel` waits to learn whether it was in time."""
 
 _FUTURE_PENDING, _FUTURE_FINISHED = "PENDING", "FINISHED"
@@ -452,28 +452,39 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
 
     # -- ending early -------------------------------------------------------------------------
 
-    def abort(self) -> None:
-        """Take back the tasks that have not started: their result is `TaskAborted`.
+    def abort(self, force: bool = False, grace: float = 1.0) -> None:
+        """End the tasks of the call that have not ended: their result is `TaskAborted`.
+
+        Those that have not started do not start. One that runs gets KeyboardInterrupt (SIGINT).
+
+        Args:
+            force: kill the engine of a task that still runs after the grace; its agent starts
+                another in its place, with a new id. What waits there runs elsewhere.
+            grace: seconds.
 
         Raises:
             RuntimeError: all tasks have ended.
         """
         if self.ready():
             raise RuntimeError("cannot abort: all tasks have ended")
-        self._session.submit.cancel(self._work)
+        self._session.submit.cancel(self._work, interrupt=True, force=force, grace_s=grace)
 
-    def cancel(self) -> bool:
-        """Take back the call if it has not started; return whether that was in time.
+    def cancel(self, force: bool = False, grace: float = 1.0) -> bool:
+        """As `abort`, and wait a moment; return whether all of the call's tasks were cancelled.
 
-        If it was, `get` raises `concurrent.futures.CancelledError`.
+        If they were, `get` raises `concurrent.futures.CancelledError`.
         """
+        wait_s = CANCEL_WAIT_S + (grace if force else 0.0)
+        return self._take_back(wait_s, interrupt=True, force=force, grace_s=grace)
+
+    def _take_back(self, wait_s: float, **options: Any) -> bool:
         if self._state == _FUTURE_CANCELLED:
             return True
         if self.ready():
             return False
         self._cancel_asked = True
-        self._session.submit.cancel(self._work)
-        self._wait_until(self.ready, CANCEL_WAIT_S)
+        self._session.submit.cancel(self._work, **options)
+        self._wait_until(self.ready, wait_s)
         return self._state == _FUTURE_CANCELLED
 
     def cancelled(self) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ipyfleet_client.asyncresult import AsyncResult
+from ipyfleet_client.asyncresult import CANCEL_WAIT_S, AsyncResult
 from ipyfleet_client.pending import Segment
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import encode_part
@@ -79,15 +79,20 @@ class ExecutorFuture(AsyncResult):
             return self._original
         return error
 
-    def cancel(self) -> bool:
-        """Cancel the call unless it runs or has ended; return whether it is cancelled."""
+    def cancel(self, force: bool = False, grace: float = 1.0) -> bool:
+        """Cancel the call unless it runs or has ended; return whether it is cancelled.
+
+        As every future of an executor: a call that runs goes on, except with `force`.
+        """
+        if force:
+            return super().cancel(force, grace)
         executor = self._executor
         if executor._withdraw(self):
             self._end_cancelled()
             return True
         if self.done():
             return self.cancelled()
-        if not super().cancel():
+        if not self._take_back(CANCEL_WAIT_S):
             with executor._verdict:
                 self._cancel_refused = not self._cancel_won
             if self._cancel_refused:
@@ -95,8 +100,8 @@ class ExecutorFuture(AsyncResult):
             self._wait_until(self.ready, None)
         return True
 
-    def abort(self) -> None:
-        """Take back the call if it has not started: its result is `TaskAborted`.
+    def abort(self, force: bool = False, grace: float = 1.0) -> None:
+        """End the call: its result is `TaskAborted`. See `AsyncResult.abort`.
 
         Raises:
             RuntimeError: it has ended.
@@ -106,7 +111,7 @@ class ExecutorFuture(AsyncResult):
             self._end_cancelled()
             return
         self._cancel_asked = self._cancel_refused = False
-        super().abort()
+        super().abort(force, grace)
 
     def _end_cancelled(self) -> None:
         """End the call, which was never sent."""
@@ -121,7 +126,8 @@ class ExecutorFuture(AsyncResult):
         segment = Segment(piece, [payload], -1, time.time())
         for index in range(work.total):
             work.add(index, 1, segment, 0)
-        self._session._finish(work)
+        work.owner = None
+        self._work_done()
 
     def _work_done(self) -> None:
         work, executor = self._work, self._executor

@@ -163,15 +163,15 @@ class AsyncHubResult(AsyncResult):
                 "or older than what the database keeps"
             )
 
-    def abort(self) -> None:
-        """Take back the tasks that have not started.
+    def abort(self, force: bool = False, grace: float = 1.0) -> None:
+        """End the tasks that have not ended. See `AsyncResult.abort`.
 
         Raises:
             RuntimeError: all have ended, or one of them was submitted by another client.
         """
         if not self.ready() and sum(1 for _ in self._work.seqs()) < self._work.total:
             raise RuntimeError("a task can be aborted by the client that submitted it only")
-        super().abort()
+        super().abort(force, grace)
 
     def _metadata(self, index: int) -> Metadata:
         metadata = super()._metadata(index)

@@ -120,7 +120,8 @@ class ClientLink:
             case m.Reply():
                 return (Answer(message.request, -1, message.content, message.error, frames),)
             case m.ControlReply():
-                return (Answer(message.request, message.engine, b"", message.error, ()),)
+                content, error = message.content, message.error
+                return (Answer(message.request, message.engine, content, error, ()),)
             case m.Welcome():
                 return self._handle_welcome(message)
             case m.Refused():

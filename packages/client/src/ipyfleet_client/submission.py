@@ -216,12 +216,17 @@ class Submitter:
             self.cancel(work)
             raise
 
-    def cancel(self, work: Work) -> None:
-        """Ask that the tasks of a work that have not started are not started."""
+    def cancel(
+        self, work: Work, *, interrupt: bool = False, force: bool = False, grace_s: float = 1.0
+    ) -> None:
+        """Ask that the tasks of a work that have not started are not started.
+
+        For the options, and what happens to tasks that run, see `messages.Cancel`.
+        """
         self.flush()
         ranges = [SeqRange(first, count) for _, first, count in work.ranges]
         if ranges:
-            self._send([encode(Cancel(ranges))])
+            self._send([encode(Cancel(ranges, interrupt, force, grace_s))])
 
     def _check_open(self) -> None:
         if self.wire is None:

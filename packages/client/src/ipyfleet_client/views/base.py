@@ -282,9 +282,18 @@ class View:
         """Wait for results; for all of this view's if `jobs` is None. See `Client.wait`."""
         return self.client.wait(list(self.outstanding) if jobs is None else jobs, timeout)
 
-    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
-        """Take back tasks that have not started; all of this view's if `jobs` is None."""
-        self.client.abort(list(self.outstanding) if jobs is None else jobs, targets, block)
+    def abort(
+        self,
+        jobs: Any = None,
+        targets: Any = None,
+        block: bool | None = None,
+        *,
+        force: bool = False,
+        grace: float = 1.0,
+    ) -> None:
+        """End tasks; all of this view's if `jobs` is None. See `Client.abort`."""
+        jobs = list(self.outstanding) if jobs is None else jobs
+        self.client.abort(jobs, targets, block, force=force, grace=grace)
 
     def get_result(self, indices_or_msg_ids: Any = -1, block: bool | None = None) -> Any:
         """Return the result of tasks; an int is an index of this view's history."""
