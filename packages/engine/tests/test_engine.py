@@ -456,17 +456,22 @@ def test_recall_takes_back_what_has_not_started(shared: Any, held: Any) -> None:
 
 
 def test_dropped_tasks_end_as_aborted(shared: Any, held: Any) -> None:
-    """A queued task that is dropped ends as cancelled, a running one goes on."""
+    """A queued task that is dropped ends at once, a running one goes on."""
     seqs = shared.run(shared.engine, "apply", [((i,), {}) for i in range(4)], abs)
-    ranges = [m.SeqRange(held.seqs[0], 1), m.SeqRange(seqs[1], 2)]
+    running = shared.next_ordinal(shared.engine) - 5
+    ranges = [
+        m.PlacedRange(held.seqs[0], 1, running),
+        m.PlacedRange(seqs[1], 2, running + 2),
+    ]
     shared.send(shared.engine, Channel.CONTROL, m.DropTasks(shared.client, ranges))
-    shared.ping(shared.engine)
-    held.release()
-    ended = shared.results(seqs)
-    assert [e.status for e in ended] == [m.OK, m.ABORTED, m.ABORTED, m.OK]
-    assert ended[1].error.ename == "TaskAborted" and "cancelled" in ended[1].error.evalue
+    ended = shared.results(seqs[1:3])
+    assert held.seqs[0] not in shared.ended
+    assert [e.status for e in ended] == [m.ABORTED, m.ABORTED]
+    assert ended[0].error.ename == "TaskAborted" and "cancelled" in ended[0].error.evalue
+    assert ended[0].error.own and ended[0].ordinal == running + 2
     assert math.isnan(ended[1].started) and math.isnan(ended[1].completed)
-    assert shared.results(held.seqs)[0].status == m.OK
+    held.release()
+    assert [e.status for e in shared.results([*held.seqs, seqs[0], seqs[3]])] == [m.OK] * 3
 
 
 def test_ping_is_answered_while_a_task_runs(shared: Any, held: Any) -> None:

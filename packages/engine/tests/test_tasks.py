@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipyfleet_engine.tasks import Fate, QueuedSlice, TaskQueue
 from ipyfleet_protocol.columns import Payloads, PayloadWriter
-from ipyfleet_protocol.messages import SeqRange, TaskSlice
+from ipyfleet_protocol.messages import PlacedRange, TaskSlice
 
 CLIENT, OTHER = b"c" * 16, b"o" * 16
 
@@ -85,26 +85,31 @@ def test_tasks_that_have_not_arrived_can_be_recalled() -> None:
     assert ordinals_run(queue) == [2]
 
 
-def test_dropped_tasks_end_as_cancelled() -> None:
-    """Drop names tasks by client and seq; another client's of the same seq run."""
+def test_dropped_tasks_are_not_run() -> None:
+    """Tasks that nobody has claimed are named in the answer, and skipped without a word."""
     queue = TaskQueue()
     queue.append(make_slice(0, 3, first=10))
-    queue.append(make_slice(3, 2, first=10, client=OTHER))
-    queue.drop(CLIENT, [SeqRange(11, 1)])
-    fates = dict(claim_all(queue))
-    assert fates[1] is Fate.CANCELLED
-    assert [o for o, fate in fates.items() if fate is Fate.RUN] == [0, 2, 3, 4]
+    assert queue.drop([PlacedRange(11, 1, 1, 2)]) == [PlacedRange(11, 1, 1, 2)]
+    assert claim_all(queue) == [(0, Fate.RUN), (2, Fate.RUN)]
 
 
-def test_a_drop_waits_for_tasks_that_arrive_later_until_it_is_forgotten() -> None:
-    """A drop holds for tasks that arrive after it, until the owner says that none can."""
+def test_claimed_tasks_are_not_dropped() -> None:
+    """A drop that reaches back to started tasks drops only the others."""
     queue = TaskQueue()
-    queue.drop(CLIENT, [SeqRange(0, 2)])
-    queue.append(make_slice(0, 2))
-    assert claim_all(queue) == [(0, Fate.CANCELLED), (1, Fate.CANCELLED)]
-    assert queue.has_drops()
-    queue.forget_drops()
-    assert not queue.has_drops()
+    queue.append(make_slice(0, 4, first=10))
+    queue.claim()
+    queue.claim()
+    assert queue.last_claimed == 1
+    assert queue.drop([PlacedRange(10, 1, 0), PlacedRange(11, 3, 1)]) == [PlacedRange(12, 2, 2)]
+    assert claim_all(queue) == []
+
+
+def test_tasks_that_have_not_arrived_can_be_dropped() -> None:
+    """A task that is still in the socket when it is dropped is skipped when it arrives."""
+    queue = TaskQueue()
+    queue.drop([PlacedRange(0, 2, 0)])
+    queue.append(make_slice(0, 3))
+    assert ordinals_run(queue) == [2]
 
 
 def test_a_failed_execute_aborts_the_clients_queued_executes_only() -> None:

@@ -65,6 +65,7 @@ class ControllerSite:
         ip: str = "",
         port: int = 0,
         location: str = "",
+        heartbeat_s: float = 30.0,
     ) -> None:
         """Choose a place; nothing is touched.
 
@@ -74,6 +75,7 @@ class ControllerSite:
             ip: address for other hosts to connect to, ``*`` for all; empty for this host only.
             port: TCP port, 0 for any free one.
             location: the address that other hosts use, where it is not `ip`.
+            heartbeat_s: silence after which an engine is taken for dead; 0 for never.
         """
         self.instance = new_instance()
         self.blob_dir = blob_dir(self.instance)
@@ -83,6 +85,7 @@ class ControllerSite:
         self._ip = ip
         self._port = port
         self._location = location
+        self._heartbeat_s = heartbeat_s
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self.doorkeeper: Doorkeeper | None = None
         self._keys: KeyRing | None = None
@@ -134,6 +137,7 @@ class ControllerSite:
             location=self._location,
             blob_dir=str(self.blob_dir),
             cluster_id=self._cluster_id,
+            heartbeat_s=self._heartbeat_s,
             server_public=keys.server.public.decode() if keys else "",
             public=keys.of(role).public.decode() if keys else "",
             secret=keys.of(role).secret.decode() if keys else "",

@@ -7,11 +7,14 @@ Theory of operation
 The agent is single-threaded. It imports and builds everything that an engine needs, forks the
 engines while it owns neither a thread nor a zmq context, and only then opens its own link. It
 sleeps in one poll until the controller says something, a signal arrives (SIGCHLD: an engine has
-ended), or its lease ends. A further fork must first close the link (`AgentLink.close`), which is
-why the link is an object of its own.
+ended), its lease ends, or a log has to be looked at. Where an engine is to be replaced (`respawn`)
+the link is closed first, and opened again under the same peer id: a process that forks must own
+neither a thread nor a zmq context.
 
 No engine outlives the agent: each has asked the kernel for SIGKILL at its parent's death, and a
-clean end of the agent stops them first.
+clean end of the agent stops them first. Nor does the agent outlive its cluster: when the controller
+stays away for longer than `away_s` the agent ends, and removes what a controller that was killed
+has left on this host.
 """
 
 from __future__ import annotations
@@ -34,8 +37,13 @@ from ipyfleet_protocol.ids import Channel, PeerId
 from ipyfleet_protocol.messages import (
     AnyMessage,
     Closing,
+    ControlReply,
+    DumpStacks,
+    EngineControl,
     EngineExited,
+    ErrorInfo,
     Goodbye,
+    KillRunning,
     Message,
     Refused,
     SignalEngines,
@@ -45,6 +53,11 @@ from ipyfleet_protocol.messages import (
 from .channel import receive_all, send
 from .children import Death, Nursery
 from .endpoint import Endpoint, make_endpoint
+from .leftovers import remove_traces
+from .lifeline import Lifeline
+from .logs import CHECK_S, LogKeeper
+from .respawn import Respawn
+from .stacks import ask_for_stacks
 
 log = logging.getLogger("ipyfleet.agent")
 
@@ -54,8 +67,10 @@ STOP_GRACE_S = 2.0
 class AgentLink:
     """The agent's socket; none of it exists before `open`, nothing is left after `close`."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, away_s: float) -> None:
         self.endpoint = endpoint
+        self._away_s = away_s
+        self.lifeline: Lifeline | None = None
         self._context: zmq.Context[Any] | None = None
         self.socket: zmq.Socket[bytes] | None = None
 
@@ -63,6 +78,7 @@ class AgentLink:
         """Connect and say hello."""
         self._context = zmq.Context()
         self.socket = self.endpoint.connect(self._context, Channel.AGENT)
+        self.lifeline = Lifeline(self.socket, self._away_s)
         self.send(self.endpoint.hello())
 
     def send(self, message: Message) -> None:
@@ -72,10 +88,12 @@ class AgentLink:
 
     def close(self) -> None:
         """Close the socket and end zmq's threads; what is queued has a moment to leave."""
+        if self.lifeline is not None:
+            self.lifeline.close()
         if self.socket is not None and self._context is not None:
             self.socket.close(linger=200)
             self._context.term()
-        self.socket = self._context = None
+        self.socket = self._context = self.lifeline = None
 
 
 class Agent:
@@ -88,6 +106,12 @@ class Agent:
         nursery: Nursery,
         *,
         timeout_s: float,
+        away_s: float,
+        file: Path,
+        respawn: Respawn,
+        keeper: LogKeeper,
+        start: Callable[[Agent, int], object],
+        forks: bool,
         lease_fd: int | None = None,
     ) -> None:
         """Make an agent; `prepare`, then start engines, then `run`.
@@ -97,15 +121,32 @@ class Agent:
             peer: the agent's peer id.
             nursery: its engines.
             timeout_s: how long to wait for the controller's welcome.
+            away_s: how long the controller may be gone later on; 0 for "for ever".
+            file: the connection file.
+            respawn: says when an engine is replaced.
+            keeper: keeps the engines' logs below a size.
+            start: starts an engine in a place; called with this agent and the place.
+            forks: `start` forks.
             lease_fd: read end of a pipe whose owner's death ends the agent.
         """
-        self._link = AgentLink(make_endpoint(info, "agent", peer))
+        self._link = AgentLink(make_endpoint(info, "agent", peer), away_s)
+        self._info = info
+        self._file = file
+        self._away_s = away_s
+        self._respawn = respawn
+        self._keeper = keeper
+        self._start = start
+        self._forks = forks
+        self._due: list[tuple[float, int]] = []
+        self._next_check = time.monotonic() + CHECK_S
+        self._give_up = 0.0
         self._nursery = nursery
         self._timeout_s = timeout_s
         self._lease_fd = lease_fd
         self._joined = False
         self._failed = False
         self._exit_code: int | None = None
+        self._is_abandoned = False
         self._unreported: list[EngineExited] = []
         self._signal_read, self._signal_write = os.pipe()
         for fd in (self._signal_read, self._signal_write):
@@ -137,6 +178,8 @@ class Agent:
                 if self._joined:
                     self._link.send(Goodbye("the agent leaves"))
                 self._link.close()
+            if self._is_abandoned:
+                remove_traces(self._info, self._file)
             signal.set_wakeup_fd(-1)
             for signum, handler in self._handlers.items():
                 signal.signal(signum, handler)
@@ -145,30 +188,73 @@ class Agent:
         return self._exit_code or 0
 
     def _serve(self) -> None:
-        assert self._link.socket is not None
-        poller = zmq.Poller()
-        poller.register(self._link.socket, zmq.POLLIN)
-        poller.register(self._signal_read, zmq.POLLIN)
-        if self._lease_fd is not None:
-            poller.register(self._lease_fd, zmq.POLLIN)
-        give_up = time.monotonic() + self._timeout_s
+        poller = self._make_poller()
         self._reap()
         while self._exit_code is None:
-            timeout_ms = None
-            if not self._joined:
-                timeout_ms = max(1, int((give_up - time.monotonic()) * 1000) + 1)
-            events = dict(poller.poll(timeout_ms))
+            events = dict(poller.poll(self._timeout_ms()))
             if self._signal_read in events:
                 self._handle_signals()
             if self._lease_fd is not None and self._lease_fd in events:
                 self._check_lease()
+            assert self._link.socket is not None
             receive_all(self._link.socket, self.handle)
-            if not self._joined and self._exit_code is None and time.monotonic() > give_up:
-                self._fail(
-                    f"no answer from the controller at {self._link.endpoint.url} for "
-                    f"{self._timeout_s:.0f} s; is it running? Start one with `ipcontroller`, or "
-                    "all of a cluster with `ipcluster start`"
-                )
+            now = time.monotonic()
+            self._see_to_connection(now)
+            if now >= self._next_check:
+                self._next_check = now + CHECK_S
+                self._keeper.rotate([child.log for child in self._nursery.children.values()])
+            if self._exit_code is None and any(at <= now for at, _ in self._due):
+                self._replace(now)
+                poller = self._make_poller()
+
+    def _make_poller(self) -> zmq.Poller:
+        assert self._link.socket is not None and self._link.lifeline is not None
+        poller = zmq.Poller()
+        poller.register(self._link.socket, zmq.POLLIN)
+        poller.register(self._link.lifeline.monitor, zmq.POLLIN)
+        poller.register(self._signal_read, zmq.POLLIN)
+        if self._lease_fd is not None:
+            poller.register(self._lease_fd, zmq.POLLIN)
+        self._joined = False
+        self._give_up = time.monotonic() + self._timeout_s
+        return poller
+
+    def _timeout_ms(self) -> int:
+        times = [self._next_check, *(at for at, _ in self._due)]
+        if not self._joined:
+            times.append(self._give_up)
+        if self._link.lifeline is not None and self._link.lifeline.gives_up_at is not None:
+            times.append(self._link.lifeline.gives_up_at)
+        return max(0, int((min(times) - time.monotonic()) * 1000) + 1)
+
+    def _see_to_connection(self, now: float) -> None:
+        assert self._link.lifeline is not None
+        if self._link.lifeline.read(now):
+            self._link.send(self._link.endpoint.hello())
+        if self._exit_code is not None:
+            return
+        gives_up_at = self._link.lifeline.gives_up_at
+        if not self._joined and now > self._give_up:
+            self._fail(
+                f"no answer from the controller at {self._link.endpoint.url} for "
+                f"{self._timeout_s:.0f} s; is it running? Start one with `ipcontroller`, or "
+                "all of a cluster with `ipcluster start`"
+            )
+        elif gives_up_at is not None and now > gives_up_at:
+            self._fail(f"the controller has been gone for {self._away_s:g} s")
+            self._is_abandoned = True
+
+    def _replace(self, now: float) -> None:
+        """Start the engines that are due."""
+        due = [slot for at, slot in self._due if at <= now]
+        self._due = [(at, slot) for at, slot in self._due if at > now]
+        if self._forks:
+            self._link.close()
+        for slot in due:
+            self._start(self, slot)
+            log.info("started an engine in place %d again", slot)
+        if self._forks:
+            self._link.open()
 
     def handle(self, message: AnyMessage, frames: Sequence[Frame] = ()) -> None:
         """Do what a message from the controller asks for."""
@@ -183,6 +269,10 @@ class Agent:
                     self._nursery.signal(message.peers, message.signum)
                 except OSError as error:
                     log.warning("signal %d cannot be sent: %s", message.signum, error)
+            case KillRunning():
+                self._nursery.kill_running(message.peer, message.ranges)
+            case EngineControl(action=DumpStacks()):
+                self._link.send(self._dump_stacks(message))
             case Closing():
                 log.info("the controller closes: %s", message.reason)
                 self._exit_code = 0
@@ -191,6 +281,18 @@ class Agent:
                     log.error("the controller refused a message: %s", message.reason)
                 else:
                     self._fail(f"the controller refused this agent: {message.reason}")
+
+    def _dump_stacks(self, message: EngineControl) -> ControlReply:
+        reply = ControlReply(message.client, message.request, message.engine)
+        child = self._nursery.find(message.peer)
+        try:
+            if child is None or child.stacks_fd < 0:
+                raise OSError("there is no such engine here, or no way to ask it")
+            reply.content = ask_for_stacks(child.pid, child.stacks_fd).encode()
+        except OSError as error:
+            text = str(error)
+            reply.error = ErrorInfo("EngineError", text, [text], message.engine, own=True)
+        return reply
 
     def _handle_signals(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -209,19 +311,34 @@ class Agent:
     def _reap(self) -> None:
         for death in self._nursery.reap():
             self._report(death)
-        if not self._nursery.children and self._exit_code is None:
+        if not self._nursery.children and not self._due and self._exit_code is None:
             log.info("stopping: no engine is left")
             self._exit_code = 1 if self._failed else 0
 
     def _report(self, death: Death) -> None:
         level = logging.INFO if death.exit_code == 0 else logging.ERROR
-        self._failed = self._failed or death.exit_code != 0
+        self._failed = self._failed or not (death.exit_code == 0 or death.was_forced)
         log.log(level, "engine process %d ended: %s", death.child.pid, death.notice)
         message = EngineExited(death.child.peer, death.exit_code, death.notice, death.running)
         if self._joined:
             self._link.send(message)
         else:
             self._unreported.append(message)
+        if self._exit_code is None:
+            self._plan_replacement(death)
+
+    def _plan_replacement(self, death: Death) -> None:
+        delay_s = self._respawn.delay_s(
+            death.child.slot,
+            exit_code=death.exit_code,
+            lived_s=time.monotonic() - death.child.born,
+            was_told=death.was_told,
+            was_forced=death.was_forced,
+        )
+        if delay_s is not None:
+            self._due.append((time.monotonic() + delay_s, death.child.slot))
+        elif self._respawn.policy != "never" and death.exit_code != 0 and not death.was_told:
+            log.error("place %d stays empty: its engines ended too soon", death.child.slot)
 
     def _fail(self, reason: str) -> None:
         log.critical("%s", reason)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from traitlets import Any as AnyTrait
-from traitlets import Bool, Float, Int, Unicode
+from traitlets import Bool, Enum, Float, Int, Unicode
 from traitlets.config import Application
 
 from ipyfleet_protocol import paths
@@ -29,6 +29,9 @@ from ipyfleet_protocol.ids import PeerId, new_peer_id
 from . import __version__
 from .mark import RunningMark
 from .process import cap_native_threads, die_with_parent
+from .ranks import NO_RANK, Rank, find_rank
+from .respawn import POLICIES, Respawn
+from .stacks import write_on_signal
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -40,6 +43,7 @@ log = logging.getLogger("ipyfleet.agent")
 _PEER_VARIABLE = "IPYFLEET_ENGINE_PEER"
 _AGENT_VARIABLE = "IPYFLEET_ENGINE_AGENT"
 _MARK_VARIABLE = "IPYFLEET_ENGINE_MARK"
+_STACKS_VARIABLE = "IPYFLEET_ENGINE_STACKS"
 
 
 class IPEngineApp(Application):
@@ -77,6 +81,25 @@ class IPEngineApp(Application):
     log_to_file = Bool(False, help="Write the agent's log to the profile's log directory.").tag(
         config=True
     )
+    respawn = Enum(
+        POLICIES,
+        "never",
+        help="Whether engines that end by themselves are started again: never, on_failure, always.",
+    ).tag(config=True)
+    respawn_limit = Int(
+        10, min=0, help="Respawns in a row, each within a minute, that may fail; 0 for no limit."
+    ).tag(config=True)
+    controller_timeout = Float(
+        60.0,
+        min=0.0,
+        help="Seconds that a controller may be gone before engines end; 0 for any time.",
+    ).tag(config=True)
+    mpi = Bool(
+        False, help="Be one engine of an MPI program or batch job: its rank is wanted as its id."
+    ).tag(config=True)
+    log_max_bytes = Int(
+        10 * 1024 * 1024, min=0, help="Bytes of an engine's log before it is rotated; 0 for any."
+    ).tag(config=True)
     startup_script = Unicode("", help="A file to run in each engine's namespace first.").tag(
         config=True
     )
@@ -95,6 +118,8 @@ class IPEngineApp(Application):
         "lease-fd": "IPEngineApp.lease_fd",
         "log-level": "Application.log_level",
         "timeout": "IPEngineApp.timeout",
+        "controller-timeout": "IPEngineApp.controller_timeout",
+        "respawn": "IPEngineApp.respawn",
         "startup-script": "IPEngineApp.startup_script",
         "s": "IPEngineApp.startup_script",
         "startup-command": "IPEngineApp.startup_command",
@@ -104,6 +129,10 @@ class IPEngineApp(Application):
         "no-fork": (
             {"IPEngineApp": {"fork": False}},
             "Start each engine as its own program instead of forking it off the agent.",
+        ),
+        "mpi": (
+            {"IPEngineApp": {"mpi": True, "single": True}},
+            "Be one engine of an MPI program or batch job; its rank is wanted as its id.",
         ),
         "single": ({"IPEngineApp": {"single": True}}, "Be one engine, without an agent."),
         "log-to-file": (
@@ -151,13 +180,25 @@ class IPEngineApp(Application):
         mark = RunningMark(mark_fd)
         if mark_fd >= 0:
             os.close(mark_fd)
+        write_on_signal(int(os.environ.pop(_STACKS_VARIABLE, "-1")))
         self._start_logging(None)
+        place = find_rank(os.environ) if self.mpi else None
+        if self.mpi and place is None:
+            log.critical("--mpi: %s", NO_RANK)
+            return 1
+        if place is not None:
+            cap_native_threads(place.local_size or 1, os.cpu_count(), os.environ)
         self.kernel = self._make_kernel()
         info = self._load_connection()
-        return self._run_engine(info, peer, bytes.fromhex(agent_peer), mark)
+        return self._run_engine(info, peer, bytes.fromhex(agent_peer), mark, place)
 
     def _run_engine(
-        self, info: ConnectionInfo, peer: PeerId, agent: bytes, mark: RunningMark
+        self,
+        info: ConnectionInfo,
+        peer: PeerId,
+        agent: bytes,
+        mark: RunningMark,
+        place: Rank | None = None,
     ) -> int:
         from .engine import EngineSettings, run_engine
 
@@ -170,6 +211,10 @@ class IPEngineApp(Application):
             profile_path=self.profile_path,
             startup_script=self.startup_script,
             startup_command=self.startup_command,
+            wanted_id=-1 if place is None else place.rank,
+            # An engine that has an agent ends with it.
+            away_s=0.0 if agent else self.controller_timeout,
+            names={} if place is None else {"mpi_rank": place.rank, "mpi_size": place.size},
         )
         return run_engine(settings, self.kernel)
 
@@ -178,6 +223,7 @@ class IPEngineApp(Application):
     def _run_agent(self) -> int:
         from .agent import Agent, log_stem, make_log_dir
         from .children import Nursery
+        from .logs import LogKeeper
 
         logs = make_log_dir(paths.log_dir(self.profile_path))
         stem = log_stem(self.cluster_id, os.getpid())
@@ -189,30 +235,47 @@ class IPEngineApp(Application):
         info = self._load_connection()
         peer = new_peer_id()
         nursery = Nursery(logs, stem)
+
+        def start(agent: Agent, slot: int | None) -> None:
+            if self.fork:
+                self._fork_engine(agent, nursery, info, peer, slot)
+            else:
+                self._spawn_engine(nursery, peer, slot)
+
         agent = Agent(
             info,
             peer,
             nursery,
             timeout_s=self.timeout,
+            away_s=self.controller_timeout,
+            file=self.file_path,
+            respawn=Respawn(self.respawn, self.respawn_limit),
+            keeper=LogKeeper(self.log_max_bytes),
+            start=start,
+            forks=self.fork,
             lease_fd=None if self.lease_fd < 0 else self.lease_fd,
         )
         agent.prepare()
         for _ in range(self.n):
-            if self.fork:
-                self._fork_engine(agent, nursery, info, peer)
-            else:
-                self._spawn_engine(nursery, peer)
+            start(agent, None)
         log.info("started %d engines; their logs are %s-*.log", self.n, logs / stem)
         return agent.run()
 
     def _fork_engine(
-        self, agent: Agent, nursery: Nursery, info: ConnectionInfo, agent_peer: PeerId
+        self,
+        agent: Agent,
+        nursery: Nursery,
+        info: ConnectionInfo,
+        agent_peer: PeerId,
+        slot: int | None,
     ) -> None:
         nursery.fork(
-            lambda peer, mark: self._run_engine(info, peer, agent_peer, mark), agent.private_fds
+            lambda peer, mark: self._run_engine(info, peer, agent_peer, mark),
+            agent.private_fds,
+            slot,
         )
 
-    def _spawn_engine(self, nursery: Nursery, agent_peer: PeerId) -> None:
+    def _spawn_engine(self, nursery: Nursery, agent_peer: PeerId, slot: int | None) -> None:
         command = [
             sys.executable,
             "-m",
@@ -226,15 +289,16 @@ class IPEngineApp(Application):
             f"--startup-command={self.startup_command}",
         ]
 
-        def environ(peer: PeerId, mark_fd: int) -> Mapping[str, str]:
+        def environ(peer: PeerId, mark_fd: int, stacks_fd: int) -> Mapping[str, str]:
             return {
                 **os.environ,
                 _PEER_VARIABLE: peer.hex(),
                 _AGENT_VARIABLE: f"{agent_peer.hex()}:{os.getpid()}",
                 _MARK_VARIABLE: str(mark_fd),
+                _STACKS_VARIABLE: str(stacks_fd),
             }
 
-        nursery.spawn(command, environ)
+        nursery.spawn(command, environ, slot)
 
     # -- common -------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class Endpoint(NamedTuple):
         host: this host's id.
         agent: for an engine: the agent that started it, or empty.
         wanted_id: for an engine: the engine id that it asks for, or -1.
+        heartbeat_s: silence after which the other end is taken for dead; 0 for never.
     """
 
     url: str
@@ -43,6 +44,7 @@ class Endpoint(NamedTuple):
     host: str
     agent: bytes = b""
     wanted_id: int = -1
+    heartbeat_s: float = 0.0
 
     def hello(self) -> Hello:
         """Return the first message of this peer."""
@@ -73,12 +75,28 @@ class Endpoint(NamedTuple):
         # What tasks and results need is bounded by what the controller sends; nothing is dropped.
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
+        if self.heartbeat_s:
+            self._set_heartbeat(socket)
         if self.keys is not None:
             socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = (
                 key.encode() for key in self.keys
             )
         socket.connect(self.url)
         return socket
+
+
+    def _set_heartbeat(self, socket: zmq.Socket[bytes]) -> None:
+        """Have both ends drop the connection when the other is silent.
+
+        zmq's I/O thread sends the beats, so an engine whose C code holds the GIL is heard, and one
+        that is stopped is not. They come from this side, not from the ROUTER: a client that is
+        suspended for a while is nobody's loss.
+        """
+        limit_ms = int(self.heartbeat_s * 1000)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, max(1, limit_ms // 3))
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, limit_ms)
+        # In tenths of a second on the wire, in 16 bits.
+        socket.setsockopt(zmq.HEARTBEAT_TTL, min(limit_ms, 6_553_500))
 
 
 def make_endpoint(
@@ -94,4 +112,6 @@ def make_endpoint(
     if url.startswith("tcp://") and info.server_public:
         keys = (info.server_public, info.public, info.secret)
     instance = bytes.fromhex(info.instance)
-    return Endpoint(url, keys, instance, role, peer, host_id(), agent, wanted_id)
+    return Endpoint(
+        url, keys, instance, role, peer, host_id(), agent, wanted_id, info.heartbeat_s
+    )

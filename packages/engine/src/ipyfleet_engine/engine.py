@@ -12,9 +12,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
@@ -23,9 +23,10 @@ from ipyfleet_protocol.blobs import BlobStore
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo
 from ipyfleet_protocol.ids import Channel, PeerId
-from ipyfleet_protocol.messages import AnyMessage, Closing, Refused, RunTasks
+from ipyfleet_protocol.messages import AnyMessage, Closing, Refused, RunTasks, StartCall
 from ipyfleet_protocol.namespace import set_namespace
 
+from .binding import Binding
 from .capture import FdCapture
 from .channel import TaskChannel
 from .endpoint import make_endpoint
@@ -36,6 +37,7 @@ from .ownership import install_thread_hooks
 from .runner import TaskRunner
 from .startup import run_startup_code
 from .streams import install_streams
+from .usercode import call_at_start
 
 if TYPE_CHECKING:
     from .kernel import FleetKernel
@@ -58,6 +60,8 @@ class EngineSettings(NamedTuple):
         profile_path: the directory of its profile.
         startup_script: a file to run in the namespace first, or "".
         startup_command: code to run in the namespace first, or "".
+        away_s: how long the controller may be gone before the engine exits; 0 for "for ever".
+        names: what is in the namespace from the beginning.
     """
 
     info: ConnectionInfo
@@ -69,6 +73,8 @@ class EngineSettings(NamedTuple):
     profile_path: Path = Path()
     startup_script: str = ""
     startup_command: str = ""
+    away_s: float = 0.0
+    names: Mapping[str, Any] = MappingProxyType({})
 
 
 class Engine:
@@ -85,6 +91,7 @@ class Engine:
             wanted_id=settings.wanted_id,
         )
         self._capture = FdCapture(kernel.collector)
+        self._binding = Binding(kernel, settings.mark)
         self._blobs = BlobStore(Path(settings.info.blob_dir), settings.peer)
         self._loop: asyncio.AbstractEventLoop
         self._runner: TaskRunner
@@ -107,9 +114,11 @@ class Engine:
 
     def _prepare_process(self) -> None:
         set_namespace(self._kernel.namespace)
+        self._kernel.namespace.update(self._settings.names)
         install_thread_hooks()
         self._capture.start()
         install_streams(self._kernel.collector, self._capture.log)
+        self._binding.install(self._capture.log)
         os.register_at_fork(after_in_child=self._let_go)
         if "" not in sys.path:
             # As in every IPython kernel: modules are found in the current directory.
@@ -120,7 +129,7 @@ class Engine:
     async def _join(self, context: zmq.Context[Any]) -> None:
         kernel, loop = self._kernel, self._loop
         kernel.start_engine(self._settings.peer.hex())
-        interrupts = InterruptHandler(loop)
+        interrupts = InterruptHandler(loop, self._settings.mark.cell)
         interrupts.install()
         signal.signal(signal.SIGTERM, self._handle_sigterm)
         self._runner = TaskRunner(
@@ -136,8 +145,12 @@ class Engine:
             self._endpoint,
             self._runner,
             kernel.collector,
+            interrupts=interrupts,
             timeout_s=self._settings.timeout_s,
+            away_s=self._settings.away_s,
+            on_joined=self._begin,
             on_leaving=self._stop_from_link,
+            on_stop=self._note_stop,
             clear=self._clear_namespace,
         )
         kernel.collector.on_first = self._link.arm_output
@@ -145,6 +158,7 @@ class Engine:
         socket = point.connect(context, Channel.TASK)
         self._channel = TaskChannel(socket, self._handle)
         self._runner.attach(self._channel)
+        self._binding.attach_runner(self._runner.visit)
         self._channel.send(point.attach())
         self._link.start(context)
         loop.add_reader(self._channel.fd, self._runner.pump)
@@ -194,22 +208,43 @@ class Engine:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._kernel.collector.detach()
+        self._binding.forget()
 
     def _stop(self) -> None:
         self._runner.stopping = True
         self._loop.stop()
 
     def _stop_from_link(self) -> None:
+        # The link may have to end the process without the main thread.
+        self._binding.remove_file()
         self._runner.stopping = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         # Should the main thread be in user code: the handler above raises SystemExit there.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
+    def _note_stop(self) -> None:
+        """Have the agent see that this end is no failure to be made good."""
+        self._settings.mark.cell[1] = 1
+
+    def _begin(self, calls: list[StartCall]) -> None:
+        """Let tasks run, after what every engine is to call first; in the second thread."""
+
+        async def call_all() -> None:
+            for call in calls:
+                try:
+                    await call_at_start(call.frames)
+                except BaseException:
+                    log.error("on_engine_start: %s failed", call.name, exc_info=True)
+
+        self._runner.open(call_all if calls else None)
+
     def _clear_namespace(self) -> None:
         shell: Any = self._kernel.shell
         shell.reset(new_session=False)
+        self._kernel.namespace.update(self._settings.names)
 
     def _close(self, context: zmq.Context[Any]) -> None:
+        self._binding.close()
         if hasattr(self, "_link"):
             self._runner.flush()
             if self._link.state is not State.LEAVING:

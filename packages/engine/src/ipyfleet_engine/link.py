@@ -12,6 +12,9 @@ every 2 ms, until for a while nothing has waited: a steady stream of short tasks
 per second and not a wake-up per batch. Output that begins to wait does so too (`arm_output`); it
 is sent every 25 ms. The C-level signal handler writes signal numbers into the same pipe, so that
 SIGTERM is noticed whatever the main thread does.
+
+A connection that breaks is made again by zmq. Then the engine says hello again: a controller that
+has given it up answers with `Closing`, and the engine leaves.
 """
 
 from __future__ import annotations
@@ -34,9 +37,11 @@ from ipyfleet_protocol.messages import (
     Closing,
     ControlReply,
     DropTasks,
+    DumpStacks,
     EngineControl,
     ErrorInfo,
     Goodbye,
+    KillRunning,
     Message,
     Output,
     PingEngine,
@@ -44,15 +49,19 @@ from ipyfleet_protocol.messages import (
     Recalled,
     Refused,
     SendSignal,
+    StartCall,
     StopEngine,
     Welcome,
 )
 
 from .channel import receive_all, send
 from .endpoint import Endpoint
+from .interrupts import AIM_INTERVAL_S, InterruptHandler
+from .lifeline import Lifeline
 from .outcomes import DUE_S
 from .output import OutputCollector
 from .runner import TaskRunner
+from .stacks import format_stacks
 
 log = logging.getLogger("ipyfleet.engine")
 
@@ -86,8 +95,12 @@ class EngineLink:
         runner: TaskRunner,
         collector: OutputCollector,
         *,
+        interrupts: InterruptHandler,
         timeout_s: float,
+        away_s: float = 0.0,
+        on_joined: Callable[[list[StartCall]], None],
         on_leaving: Callable[[], None],
+        on_stop: Callable[[], None],
         clear: Callable[[], None],
     ) -> None:
         """Make a link; `start` connects it.
@@ -96,14 +109,24 @@ class EngineLink:
             endpoint: where to.
             runner: whose tasks are recalled and dropped, whose results are sent.
             collector: whose output is sent.
+            interrupts: interrupts tasks that are cancelled while they run.
             timeout_s: how long to wait for the controller's welcome.
+            away_s: how long the controller may be gone later on; 0 for "for ever".
+            on_joined: called in the second thread when the engine has joined, with what is to be
+                called first; lets tasks run.
+            on_stop: called in the second thread when the engine is told to stop.
             on_leaving: called in the second thread when the main thread is to stop.
             clear: resets the namespace; called in the main thread.
         """
         self.state = State.JOINING
         self.exit_code = 0
         self._endpoint = endpoint
+        self._interrupts = interrupts
         self._timeout_s = timeout_s
+        self._away_s = away_s
+        self._on_joined = on_joined
+        self._on_stop = on_stop
+        self._lifeline: Lifeline
         self._runner = runner
         self._collector = collector
         self._on_leaving = on_leaving
@@ -184,6 +207,8 @@ class EngineLink:
         poller = zmq.Poller()
         poller.register(self._control, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
+        self._lifeline = Lifeline(self._control, self._away_s)
+        poller.register(self._lifeline.monitor, zmq.POLLIN)
         send(self._control, self._endpoint.hello())
         send(self._output, self._endpoint.attach())
         give_up = time.monotonic() + self._timeout_s
@@ -198,27 +223,46 @@ class EngineLink:
                 results_seen = self._send_due(now, results_seen)
             if self._output_armed:
                 self._send_due_output(now)
+            if self._interrupts.aim >= 0:
+                self._interrupts.follow_up(self._runner.queue.last_claimed)
+            self._see_to_connection(now)
             if self.state is State.JOINING and now > give_up:
                 self._fail(
                     f"the controller at {self._endpoint.url} has not answered for "
                     f"{self._timeout_s:.0f} s"
                 )
+        self._lifeline.close()
         self._say_goodbye()
+
+    def _see_to_connection(self, now: float) -> None:
+        if self._lifeline.read(now):
+            send(self._control, self._endpoint.hello())
+        give_up = self._lifeline.gives_up_at
+        if give_up is not None and now > give_up and self.state is State.JOINED:
+            self._fail(f"the controller has been gone for {self._away_s:g} s")
 
     def _timeout_ms(self, give_up: float) -> int | None:
         if self._results_armed:
             return int(DUE_S * 1000)
         if self._output_armed:
             return max(1, int((self._output_due - time.monotonic()) * 1000) + 1)
-        if self.state is State.JOINING:
-            return max(1, int((give_up - time.monotonic()) * 1000) + 1)
-        return None
+        if self._interrupts.aim >= 0:
+            return int(AIM_INTERVAL_S * 1000)
+        if self.state is not State.JOINING:
+            gives_up_at = self._lifeline.gives_up_at
+            if gives_up_at is None:
+                return None
+            give_up = gives_up_at
+        return max(1, int((give_up - time.monotonic()) * 1000) + 1)
 
     def _read_wakeups(self) -> None:
         try:
             data = os.read(self._wake_read, 4096)
         except BlockingIOError:
             return
+        if signal.SIGINT in data:
+            # A handler that cancels an awaited cell may run without ending the loop's sleep.
+            self._runner.wake()
         if signal.SIGTERM in data:
             log.info("SIGTERM: leaving")
             self.leave(0)
@@ -229,12 +273,15 @@ class EngineLink:
             case Welcome() if self.state is State.JOINING:
                 self._runner.outcomes.engine_id = message.engine_id
                 self.state = State.JOINED
+                self._on_joined(message.start_calls)
                 log.info("joined as engine %d", message.engine_id)
             case Recall():
                 given = self._runner.queue.recall(message.first, message.last)
                 send(self._control, Recalled(*given))
             case DropTasks():
-                self._runner.drop(message.client, message.ranges)
+                self._drop(message)
+            case KillRunning():
+                self._kill_running(message)
             case EngineControl():
                 self._handle_control(message)
             case Closing():
@@ -259,9 +306,33 @@ class EngineLink:
                 except (OSError, ValueError) as error:
                     reply.error = self._error(error)
                 send(self._control, reply)
+            case DumpStacks():
+                reply.content = format_stacks().encode()
+                send(self._control, reply)
             case StopEngine():
+                self._on_stop()
                 send(self._control, reply)
                 self.leave(0)
+
+    def _drop(self, message: DropTasks) -> None:
+        dropped = self._runner.queue.drop(message.ranges)
+        if dropped:
+            send(self._control, *self._runner.outcomes.never_run(message.client, dropped))
+        if message.interrupt:
+            last = self._runner.queue.last_claimed
+            if any(piece.ordinal <= last < piece.ordinal + piece.count for piece in message.ranges):
+                self._interrupts.interrupt(last)
+
+    def _kill_running(self, message: KillRunning) -> None:
+        """End the process at once if it runs one of the tasks; no agent is there to do it."""
+        running = self._runner.running
+        if any(piece.ordinal <= running < piece.ordinal + piece.count for piece in message.ranges):
+            log.critical("killed, because the task that runs was cancelled by force")
+            self._send_output()
+            for outgoing, frames in self._runner.outcomes.take():
+                send(self._control, outgoing, frames)
+            time.sleep(LAST_WORDS_S)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _clear_and_reply(self, reply: ControlReply) -> None:
         try:

@@ -19,12 +19,12 @@ from ipyfleet_protocol.blobs import BLOB_MIN_BYTES, BlobStore
 from ipyfleet_protocol.codec import encode_part
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import info_from_exception
-from ipyfleet_protocol.messages import ABORTED, FAILED, ErrorInfo
+from ipyfleet_protocol.messages import ABORTED, FAILED, ErrorInfo, PlacedRange
 
 from .ipykernel_hooks import TracebackRenderer
 from .kernel import FleetKernel
 from .output import OutputCollector, TaskOutput
-from .results import Outgoing, ResultBuffer
+from .results import Outgoing, ResultBuffer, cancelled_results
 from .tasks import QueuedSlice
 
 log = logging.getLogger("ipyfleet.engine")
@@ -124,7 +124,8 @@ class Outcomes:
             status: `OK`, `FAILED` or `ABORTED`.
             pickle, buffers: the payload.
         """
-        completed = time.time() if status != ABORTED else _NAN
+        # NaN is unlike itself: a task that never started does not complete either.
+        completed = time.time() if task.started == task.started else _NAN
         frames: Sequence[tuple[Frame, bool]] = ()
         if buffers:
             frames = [self._place(task, buffer) for buffer in buffers]
@@ -144,6 +145,8 @@ class Outcomes:
                 pickle,
                 frames,
             )
+        # Threads and coroutines that go on refer to the task; its arguments need not stay, too.
+        del task.piece
 
     def _place(self, task: RunningTask, buffer: Any) -> tuple[Frame, bool]:
         view = memoryview(buffer)
@@ -182,11 +185,29 @@ class Outcomes:
         self, task: RunningTask, ename: str, evalue: str, *, aborted: bool = False
     ) -> None:
         """End a task by an error of our own; with `aborted` it has never run."""
-        info = self._plain_info(task, ename, evalue, [f"{ename}: {evalue}"])
-        info.own = True
         if aborted:
             task.started = _NAN
-        self.finish(task, ABORTED if aborted else FAILED, encode_part(info))
+        self._fail_own(task, ename, evalue, ABORTED if aborted else FAILED)
+
+    def abort(self, task: RunningTask, error: BaseException | None) -> None:
+        """End a task that was interrupted because it was cancelled."""
+        if error is not None:
+            error.__traceback__ = None
+        self._fail_own(task, "TaskAborted", "the task was cancelled while it ran", ABORTED)
+
+    def _fail_own(self, task: RunningTask, ename: str, evalue: str, status: int) -> None:
+        info = self._plain_info(task, ename, evalue, [f"{ename}: {evalue}"])
+        info.own = True
+        self.finish(task, status, encode_part(info))
+
+    def never_run(self, client: bytes, ranges: Sequence[PlacedRange]) -> Outgoing:
+        """Return the message that tasks nobody had begun were cancelled; for any thread."""
+        reason = "the task was cancelled before it started"
+        info = ErrorInfo(
+            "TaskAborted", reason, [f"TaskAborted: {reason}"], self.engine_id, self.engine_uuid
+        )
+        info.own = True
+        return cancelled_results(client, self.engine_id, encode_part(info), ranges)
 
     def _info(self, task: RunningTask, error: BaseException, lines: list[str]) -> ErrorInfo:
         return info_from_exception(

@@ -57,11 +57,11 @@ def describe_exit(exit_code: int) -> str:
     return f"killed by {name}{hint}"
 
 
-def log_tail(path: Path, lines: int = 10, max_bytes: int = 4096) -> str:
+def log_tail(path: Path, lines: int = 10, max_bytes: int = 32768) -> str:
     """Return the last lines of a log file, or "" if there are none or it cannot be read.
 
     Where Python has written the stack of a crash, the lines from there on: the innermost frames
-    come first.
+    come first. Of several threads the one that crashed is shown.
     """
     try:
         with path.open("rb") as file:
@@ -73,7 +73,11 @@ def log_tail(path: Path, lines: int = 10, max_bytes: int = 4096) -> str:
     found = text.splitlines()
     for position in range(len(found) - 1, -1, -1):
         if found[position].startswith(_CRASH):
-            return "\n".join(found[position : position + lines])
+            stack = found[position:]
+            for start, line in enumerate(stack):
+                if line.startswith("Current thread"):
+                    return "\n".join([stack[0], *stack[start : start + lines - 1]])
+            return "\n".join(stack[:lines])
     return "\n".join(found[-lines:])
 
 

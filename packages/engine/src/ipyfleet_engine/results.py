@@ -6,11 +6,20 @@ around every call, since one thread appends and two take.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Sequence
 
 from ipyfleet_protocol.columns import Frame, PayloadWriter, float64_column, uint32_column
-from ipyfleet_protocol.messages import Message, Output, Results, ResultSlice
+from ipyfleet_protocol.messages import (
+    ABORTED,
+    Columns,
+    Message,
+    Output,
+    PlacedRange,
+    Results,
+    ResultSlice,
+)
 
 from .output import OutputBatch
 from .tasks import QueuedSlice
@@ -145,3 +154,33 @@ class ResultBuffer:
         self._outputs = []
         self.n_bytes = 0
         return out
+
+
+def cancelled_results(
+    client: bytes, engine_id: int, info: bytes, ranges: Sequence[PlacedRange]
+) -> Outgoing:
+    """Return results of tasks that have never run.
+
+    Args:
+        client: whose tasks.
+        engine_id: where they were.
+        info: the packed `ErrorInfo` of each.
+        ranges: which.
+    """
+    never = float64_column([math.nan])
+    size = uint32_column([len(info)])
+    slices = [
+        ResultSlice(
+            first=piece.first,
+            count=piece.count,
+            attempt=piece.attempt,
+            ordinal=piece.ordinal,
+            status=bytes((ABORTED,)) * piece.count,
+            started=never * piece.count,
+            completed=never * piece.count,
+            outputs=b"",
+            columns=Columns(sizes=size * piece.count),
+        )
+        for piece in ranges
+    ]
+    return Results(client, engine_id, slices), [info * piece.count for piece in ranges]

@@ -52,7 +52,6 @@ log = logging.getLogger("ipyfleet.engine")
 SEND_INTERVAL_S = 0.001
 TURN_S = 0.010
 BUFFER_MAX_BYTES = 1024 * 1024
-DROPS_KEPT_S = 5.0
 
 
 Visit = Callable[[], Coroutine[Any, Any, None]]
@@ -104,10 +103,15 @@ class TaskRunner:
         self._channel: Sender | None = None
         self._awaited_task: RunningTask | None = None
         self._last_send = 0.0
-        self._last_drop = 0.0
+        self._is_open = False
         self._busy = False
         self._deferred: list[Callable[[], None]] = []
         self._visits: deque[Visit] = deque()
+
+    @property
+    def running(self) -> int:
+        """The ordinal of the task that runs, or `IDLE`; for any thread."""
+        return int(self._running[0])
 
     def attach(self, channel: Sender) -> None:
         """Take the channel over which tasks come and results go."""
@@ -127,15 +131,21 @@ class TaskRunner:
                 piece.known = self._functions.learn(info.function, parts.function)
             self.queue.append(piece)
 
-    def drop(self, client: bytes, ranges: Sequence[Any]) -> None:
-        """Have tasks end as cancelled that have not started; the second thread calls it."""
-        self._last_drop = time.monotonic()
-        self.queue.drop(client, ranges)
+    def open(self, first: Visit | None = None) -> None:
+        """Let tasks run from now on, after `first`; from any thread, when the engine has joined."""
+        if first is not None:
+            self._visits.append(first)
+        self._is_open = True
+        self._loop.call_soon_threadsafe(self.pump)
 
     def when_idle(self, action: Callable[[], None]) -> None:
         """Have the main thread call `action` between two tasks; from any thread."""
         self._deferred.append(action)
         self._loop.call_soon_threadsafe(self.pump)
+
+    def wake(self) -> None:
+        """Have the event loop look at what there is to do; from any thread."""
+        self._loop.call_soon_threadsafe(_nothing)
 
     def visit(self, action: Visit) -> None:
         """Have the main thread await what `action` returns between two tasks; from any thread."""
@@ -146,7 +156,7 @@ class TaskRunner:
 
     def pump(self) -> None:
         """Run tasks until there is none left, or one has to be awaited, or 10 ms have passed."""
-        if self._busy or self._channel is None:
+        if self._busy or self._channel is None or not self._is_open:
             return
         self._busy = True
         awaiting = False
@@ -175,12 +185,10 @@ class TaskRunner:
                     self.flush()
                     # Sending may have used up the socket's signal that something is there.
                     continue
-                if self.queue.has_drops() and now - self._last_drop > DROPS_KEPT_S:
-                    self.queue.forget_drops()
                 return False
             piece, index, fate = claim
             if fate is not Fate.RUN:
-                self._abort(piece, index, fate)
+                self._abort(piece, index)
             else:
                 if self.outcomes:
                     self._see_to_results(now)
@@ -237,8 +245,18 @@ class TaskRunner:
                 return False
             self.outcomes.finish(task, OK, outcome.pickle, outcome.buffers)
         except BaseException as error:  # noqa: BLE001 - whatever user code raises is its task's
-            self.outcomes.fail(task, error)
+            self._fail(task, error)
         return True
+
+    def _fail(self, task: RunningTask, error: BaseException) -> None:
+        """End a task by what it has raised, or as cancelled if that is why it raised."""
+        if self._was_cancelled(task):
+            self.outcomes.abort(task, error)
+        else:
+            self.outcomes.fail(task, error)
+
+    def _was_cancelled(self, task: RunningTask) -> bool:
+        return self._interrupts.hit == task.piece.info.ordinal + task.index
 
     def _fail_unknown(self, task: RunningTask) -> None:
         function = task.piece.function
@@ -276,7 +294,7 @@ class TaskRunner:
         self._busy = False
         if waiting.cancelled():
             # SIGINT came before its first step: nothing of it has run.
-            self.outcomes.fail(task, KeyboardInterrupt())
+            self._fail(task, KeyboardInterrupt())
         elif (error := waiting.exception()) is not None:
             log.error("the engine failed at a task", exc_info=error)
             self.outcomes.fail(task, error)
@@ -300,7 +318,7 @@ class TaskRunner:
                 packed = await finish_awaiting(outcome.coroutine)
             self.outcomes.finish(task, OK, packed.pickle, packed.buffers)
         except BaseException as error:  # noqa: BLE001 - as in `_call`
-            self.outcomes.fail(task, self._true_error(error))
+            self._fail(task, self._true_error(error))
 
     async def _execute(self, task: RunningTask) -> None:
         piece = task.piece
@@ -310,14 +328,17 @@ class TaskRunner:
             code = str(piece.payloads.pickle(at), "utf-8")
             reply = await run_code(self._kernel, code, info.silent)
         except BaseException as error:  # noqa: BLE001 - as in `_call`
-            self.outcomes.fail(task, self._true_error(error))
+            self._fail(task, self._true_error(error))
         else:
             if reply["status"] == "ok":
                 payload = encode_part(ExecuteInfo(reply["execution_count"]))
                 self.outcomes.finish(task, OK, payload)
                 return
-            self.outcomes.fail_execute(task, reply)
-        if not info.silent:
+            if self._was_cancelled(task):
+                self.outcomes.abort(task, reply.get("exception"))
+            else:
+                self.outcomes.fail_execute(task, reply)
+        if not info.silent and not self._was_cancelled(task):
             assert self._channel is not None
             self._channel.receive()
             self.queue.abort_executes(piece.client)
@@ -328,10 +349,11 @@ class TaskRunner:
             return KeyboardInterrupt().with_traceback(error.__traceback__)
         return error
 
-    def _abort(self, piece: QueuedSlice, index: int, fate: Fate) -> None:
-        if fate is Fate.CANCELLED:
-            reason = "the task was cancelled before it started"
-        else:
-            reason = "not run, because an execute before it in the engine's queue failed"
+    def _abort(self, piece: QueuedSlice, index: int) -> None:
+        reason = "not run, because an execute before it in the engine's queue failed"
         # The collector is not told: what threads still print belongs to the last task that ran.
         self.outcomes.fail_own(RunningTask(piece, index), "TaskAborted", reason, aborted=True)
+
+
+def _nothing() -> None:
+    """Take up no time in the event loop."""

@@ -4,10 +4,9 @@ What lives here: `TaskQueue`, used by two threads. What must not: sockets, user 
 
 The main thread appends slices as they arrive and claims one task after the other. The second
 thread, on the controller's behalf, recalls tasks (the controller places them elsewhere; nothing
-is reported of them but the range) and drops tasks (they end as cancelled). Both may name tasks
-that the main thread has not read from its socket yet: they are recognised when they arrive,
-recalled ones by ordinal and dropped ones by client and seq. The lock makes each task either
-claimed or recalled, never both.
+is reported of them but the range) and drops tasks (it reports them as cancelled). Both may name
+tasks that the main thread has not read from its socket yet: they are recognised by ordinal when
+they arrive. The lock makes each task either claimed or taken back, never both.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ipyfleet_protocol.columns import Payloads
-from ipyfleet_protocol.messages import Function, SeqRange, TaskSlice
+from ipyfleet_protocol.messages import Function, PlacedRange, TaskSlice
 
 from .functions import KnownFunction
 
@@ -27,7 +26,6 @@ class Fate(enum.Enum):
     """What is to be done with a claimed task."""
 
     RUN = "run"
-    CANCELLED = "cancelled"
     ABORTED = "aborted"
     """An `execute` before it, of the same client, failed."""
 
@@ -73,7 +71,6 @@ class TaskQueue:
         self._slices: deque[QueuedSlice] = deque()
         self._next_ordinal = 0
         self._recalled: list[tuple[int, int]] = []
-        self._dropped: list[tuple[bytes, int, int]] = []
 
     def append(self, piece: QueuedSlice) -> None:
         """Add a slice that has arrived."""
@@ -98,8 +95,6 @@ class TaskQueue:
                     continue
                 if piece.aborted:
                     return piece, index, Fate.ABORTED
-                if self._dropped and self._is_dropped(info.client, info.first + index):
-                    return piece, index, Fate.CANCELLED
                 return piece, index, Fate.RUN
             return None
 
@@ -115,19 +110,24 @@ class TaskQueue:
                 self._recalled.append((first, last))
             return first, last
 
-    def drop(self, client: bytes, ranges: Iterable[SeqRange]) -> None:
-        """Have the tasks of these ranges end as cancelled, unless they have been claimed."""
+    def drop(self, ranges: Iterable[PlacedRange]) -> list[PlacedRange]:
+        """Have tasks not run that have not been claimed; return which."""
+        dropped = []
         with self._lock:
-            self._dropped.extend((client, r.first, r.first + r.count) for r in ranges)
+            for piece in ranges:
+                skip = max(0, self._next_ordinal - piece.ordinal)
+                if skip < piece.count:
+                    part = PlacedRange(
+                        piece.first + skip, piece.count - skip, piece.ordinal + skip, piece.attempt
+                    )
+                    self._recalled.append((part.ordinal, part.ordinal + part.count - 1))
+                    dropped.append(part)
+        return dropped
 
-    def forget_drops(self) -> None:
-        """Forget what was dropped; for when every task sent before the drop has been seen."""
-        with self._lock:
-            self._dropped.clear()
-
-    def has_drops(self) -> bool:
-        """Tell whether there are ranges that `forget_drops` would forget."""
-        return bool(self._dropped)
+    @property
+    def last_claimed(self) -> int:
+        """The ordinal of the task that was claimed last: the one that runs, if one does."""
+        return self._next_ordinal - 1
 
     def abort_executes(self, client: bytes) -> None:
         """Have the client's `execute` tasks that are queued now end as aborted."""
@@ -144,6 +144,3 @@ class TaskQueue:
         # Ordinals only grow: a range that ends before this one is of no more use.
         self._recalled = [entry for entry in self._recalled if entry[1] >= ordinal]
         return any(first <= ordinal for first, _ in self._recalled)
-
-    def _is_dropped(self, client: bytes, seq: int) -> bool:
-        return any(c == client and first <= seq < end for c, first, end in self._dropped)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import Any
 
-from ipyfleet_protocol.serialize import Packed, pack, unpack_call
+from ipyfleet_protocol.serialize import Packed, pack, unpack_call, unpack_function
 
 from .functions import KnownFunction
 from .interrupts import interruptible
@@ -72,3 +72,11 @@ async def finish_awaiting(coroutine: Any) -> Packed:
 async def run_code(kernel: FleetKernel, code: str, silent: bool) -> dict[str, Any]:
     """Execute the code of a task as a cell; see `FleetKernel.run_code`."""
     return await kernel.run_code(code, silent=silent)
+
+
+@interruptible
+async def call_at_start(frames: Sequence[bytes]) -> None:
+    """Call (and await) a function that was registered with ``on_engine_start``."""
+    result: Any = unpack_function([memoryview(frame) for frame in frames])()
+    if type(result) is CoroutineType:
+        await result

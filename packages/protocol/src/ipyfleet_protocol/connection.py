@@ -90,6 +90,7 @@ class ConnectionInfo(msgspec.Struct):
         cluster_id: the name of the cluster in its profile, often empty.
         ssh: the ssh server to tunnel through, or empty.
         server_public, public, secret: CURVE keys in z85; empty where there is no ``tcp://``.
+        heartbeat_s: an engine or agent that is silent for longer is taken for dead; 0 for never.
     """
 
     format: int
@@ -109,6 +110,7 @@ class ConnectionInfo(msgspec.Struct):
     server_public: str = ""
     public: str = ""
     secret: str = ""
+    heartbeat_s: float = 30.0
 
     def __repr__(self) -> str:
         # Reprs end up in logs; the secret key must not.
@@ -140,6 +142,7 @@ def new_connection_info(
     server_public: str = "",
     public: str = "",
     secret: str = "",
+    heartbeat_s: float = 30.0,
 ) -> ConnectionInfo:
     """Return the description of a controller that is this process; for the arguments see the
     class.
@@ -163,6 +166,7 @@ def new_connection_info(
         server_public=server_public,
         public=public,
         secret=secret,
+        heartbeat_s=heartbeat_s,
     )
 
 

@@ -1,0 +1,45 @@
+"""Removing what a controller left that was killed and did not come back.
+
+What lives here: `remove_traces`. What must not: anything that a living controller may need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from ipyfleet_protocol.blobs import remove_blob_dir
+from ipyfleet_protocol.connection import ConnectionInfo, check_alive, remove_connection_file
+from ipyfleet_protocol.errors import ConnectionFileStale
+from ipyfleet_protocol.hosts import host_id
+from ipyfleet_protocol.paths import runtime_dir
+
+_OURS = "ipyfleet-"
+
+
+def remove_traces(info: ConnectionInfo, file: Path) -> bool:
+    """Remove shared memory, socket and connection files of a controller that is dead.
+
+    Args:
+        info: its connection file's content.
+        file: the connection file; the client's lies beside it.
+
+    Returns:
+        Whether the controller is known to be dead: it was of this host, and its process is gone.
+    """
+    if info.host != host_id():
+        return False
+    try:
+        check_alive(info)
+    except ConnectionFileStale:
+        pass
+    else:
+        return False
+    if Path(info.blob_dir).name.startswith(_OURS):
+        remove_blob_dir(Path(info.blob_dir))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(runtime_dir(info.instance))
+    for path in (file, file.with_name(file.name.replace("-engine.json", "-client.json"))):
+        remove_connection_file(path, info.instance)
+    return True
