@@ -14,6 +14,7 @@ import functools
 import multiprocessing
 import sys
 import types
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,7 @@ class PoolIterator(Iterator[Any]):
 
     def __init__(self, lazy: LazyMapIterator) -> None:
         self._lazy = lazy
+        self._drained: deque[tuple[Any, BaseException | None]] = deque()
         # The first calls run from now on, not from the first `next` on.
         lazy._fill()
 
@@ -129,6 +131,11 @@ class PoolIterator(Iterator[Any]):
             multiprocessing.TimeoutError: it is not there within `timeout` seconds.
             Exception: what the function raised for this item; the values after it can be had.
         """
+        if self._drained:
+            value, failure = self._drained.popleft()
+            if failure is not None:
+                raise failure
+            return value
         if not self._lazy.wait_next(timeout if timeout is None else max(0.0, timeout)):
             raise PoolTimeoutError(f"the next value was not there within {timeout} s")
         try:
@@ -137,6 +144,23 @@ class PoolIterator(Iterator[Any]):
             raise
         except Exception as error:  # noqa: BLE001 - the input's own, or what a task raised
             raise original_error(error)  # noqa: B904 - it has its cause
+
+    def drain(self) -> None:
+        """Wait for all values and keep them until they are asked for."""
+        drained = deque(self._drained)
+        self._drained.clear()
+        while True:
+            try:
+                drained.append((self.next(), None))
+            except StopIteration:
+                break
+            except Exception as error:  # noqa: BLE001 - raised again by `next`
+                drained.append((None, error))
+        self._drained = drained
+
+    def cancel(self) -> None:
+        """Take nothing more from the input, take back what has not started."""
+        self._lazy.cancel()
 
 
 class Pool:
@@ -177,7 +201,7 @@ class Pool:
         self._view = client.load_balanced_view(targets)
         self._everybody = client.direct_view(targets, block=False)
         self._results: list[AsyncResult] = []
-        self._iterators: list[LazyMapIterator] = []
+        self._iterators: list[PoolIterator] = []
         self._shared: set[str] = set()
         self._closed = False
         self._terminated = False
@@ -307,9 +331,9 @@ class Pool:
     ) -> PoolIterator:
         self._check_running()
         self._share_globals(func)
-        lazy = self._view.imap(func, iterable, ordered=ordered)
-        self._iterators.append(lazy)
-        return PoolIterator(lazy)
+        iterator = PoolIterator(self._view.imap(func, iterable, ordered=ordered))
+        self._iterators.append(iterator)
+        return iterator
 
     def _note(
         self,
@@ -369,6 +393,9 @@ class Pool:
             raise ValueError("Pool is still running")
         for result in self._results:
             result.wait()
+        if not self._terminated:
+            for iterator in self._iterators:
+                iterator.drain()
 
     def _check_running(self) -> None:
         if self._closed:

@@ -16,7 +16,10 @@ __version__ = "0.1.0"
 version_info: tuple[int, ...] = tuple(int(part) for part in __version__.split(".")[:3])
 
 if TYPE_CHECKING:
+    from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+
     from ipyfleet import error
+    from ipyfleet.default_cluster import Pool, register_joblib_backend
     from ipyfleet.error import (
         AlreadyDisplayedError,
         ClientClosed,
@@ -48,13 +51,16 @@ if TYPE_CHECKING:
         wrap_exception,
     )
     from ipyfleet_client import (
+        AsyncHubResult,
         AsyncMapResult,
         AsyncResult,
+        BroadcastView,
         Client,
         DirectView,
         LoadBalancedView,
         ParallelFunction,
         RemoteFunction,
+        ViewExecutor,
         interactive,
         parallel,
         remote,
@@ -67,9 +73,14 @@ if TYPE_CHECKING:
 
 # One list for people and type checkers above, one for what runs below: a test holds them together.
 __all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
     "AlreadyDisplayedError",
+    "AsyncHubResult",
     "AsyncMapResult",
     "AsyncResult",
+    "BroadcastView",
     "Client",
     "ClientClosed",
     "Cluster",
@@ -93,6 +104,7 @@ __all__ = [
     "LoadBalancedView",
     "NoEnginesRegistered",
     "ParallelFunction",
+    "Pool",
     "ProtocolError",
     "Reference",
     "RemoteError",
@@ -102,6 +114,7 @@ __all__ = [
     "TaskTimeout",
     "TimeoutError",
     "UnmetDependency",
+    "ViewExecutor",
     "__version__",
     "bind_kernel",
     "collect_exceptions",
@@ -109,6 +122,7 @@ __all__ = [
     "interactive",
     "load_ipython_extension",
     "parallel",
+    "register_joblib_backend",
     "remote",
     "require",
     "unwrap_exception",
@@ -120,14 +134,19 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "concurrent.futures": ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"),
+    "ipyfleet.default_cluster": ("Pool", "register_joblib_backend"),
     "ipyfleet_client": (
+        "AsyncHubResult",
         "AsyncMapResult",
         "AsyncResult",
+        "BroadcastView",
         "Client",
         "DirectView",
         "LoadBalancedView",
         "ParallelFunction",
         "RemoteFunction",
+        "ViewExecutor",
         "interactive",
         "parallel",
         "remote",
