@@ -344,6 +344,18 @@ class Wire:
             except Exception:
                 logger.exception("a callback failed")
 
+    def watch(self, fd: int, callback: Callable[[], None]) -> bool:
+        """Have the I/O thread call a function when another descriptor can be read.
+
+        What has arrived until then is received before. Where this cannot be had, False.
+        """
+
+        def call() -> None:
+            self._drain()
+            callback()
+
+        return self._poller.watch(fd, call)
+
     # -- the end ------------------------------------------------------------------------------
 
     def check_open(self) -> None:

@@ -16,6 +16,7 @@ import selectors
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -30,6 +31,11 @@ class Poller(Protocol):
 
     def wake(self) -> None:
         """Make `wait` return now, or the next call of it at once."""
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> bool:
+        """Have `wait` call a function, once, when another descriptor can be read; it is closed
+        then, or with the poller. False where that is not to be had: it is the caller's still.
+        """
 
     def take(self) -> None:
         """The calling thread waits for the socket from now on, with `lead`."""
@@ -74,6 +80,7 @@ if sys.platform == "linux":
             self._leader_poll.register(self._leader_fd, select.POLLIN)
             # Reentrant: the handler of a signal may want to wake while this thread does.
             self._closing = threading.RLock()
+            self._watched: dict[int, Callable[[], None]] = {}
             self._closed = False
 
         def wait(self, timeout_s: float | None) -> bool:
@@ -82,9 +89,20 @@ if sys.platform == "linux":
             for fd, _ in self._epoll.poll(timeout_s):
                 if fd == self._fd:
                     readable = True
-                else:
+                elif fd == self._wake_fd:
                     _drain(self._wake_fd)
+                else:
+                    callback = self._watched.pop(fd)
+                    self._epoll.unregister(fd)
+                    os.close(fd)
+                    callback()
             return readable
+
+        def watch(self, fd: int, callback: Callable[[], None]) -> bool:
+            """Have `wait` call a function, once, when another descriptor can be read."""
+            self._watched[fd] = callback
+            self._epoll.register(fd, select.EPOLLIN)
+            return True
 
         def wake(self) -> None:
             """Make `wait` return."""
@@ -121,6 +139,9 @@ if sys.platform == "linux":
                 if not self._closed:
                     self._closed = True
                     self._epoll.close()
+                    for fd in self._watched:
+                        os.close(fd)
+                    self._watched.clear()
                     os.close(self._wake_fd)
                     os.close(self._leader_fd)
 
@@ -158,6 +179,10 @@ class PlainPoller:
         with contextlib.suppress(BlockingIOError):
             # A full pipe wakes, too.
             self._theirs.send(b"\0")
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> bool:
+        """Not to be had."""
+        return False
 
     def take(self) -> None:
         """Never called."""

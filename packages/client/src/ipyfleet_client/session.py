@@ -129,6 +129,7 @@ class Session:
         _sessions.add(self)
         self._wire.start()
         try:
+            self._watch_controller()
             self._join(url, timeout_s)
         except BaseException:
             self.close()
@@ -160,6 +161,28 @@ class Session:
                 f" answer within {timeout_s:g} s; it may be busy or stopped: try a larger timeout=,"
                 " or look at its log"
             )
+
+    def _watch_controller(self) -> None:
+        """Notice the end of a controller on this host, whatever way it ends."""
+        if self.info.host != self.host or not self.info.pid or not hasattr(os, "pidfd_open"):
+            return
+        try:
+            fd = os.pidfd_open(self.info.pid)
+        except OSError:
+            return  # another pid namespace, or no such kernel; or it is gone, which Hello will tell
+        try:
+            # The number could have become another process's since it was checked last.
+            check_alive(self.info)
+        except BaseException:
+            os.close(fd)
+            raise
+        if self._wire is None or not self._wire.watch(fd, self._controller_gone):
+            os.close(fd)
+
+    def _controller_gone(self) -> None:
+        """The controller's process has ended: the one place that decides what follows."""
+        if not self.closed:
+            self._end(f"the controller (process {self.info.pid}) has died")
 
     # -- using it -----------------------------------------------------------------------------
 

@@ -306,6 +306,15 @@ class View:
         """Return how many tasks wait at, and have ended on, this view's engines."""
         return self.client.queue_status(self._own_targets(targets), verbose)
 
+    def purge_results(self, jobs: Any = None, targets: Any = None) -> None:
+        """Forget results; those of this view's engines if nothing is given.
+
+        See `Client.purge_results`.
+        """
+        if jobs is None and targets is None:
+            targets = self._own_targets(None)
+        self.client.purge_results(jobs, targets)
+
     def shutdown(
         self,
         targets: Any = None,
