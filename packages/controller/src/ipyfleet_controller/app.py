@@ -139,7 +139,9 @@ class IPController(Application):
             try:
                 site.open()
                 keeper = self._make_keeper()
-                router = make_router(site, hwm=self.hwm, keeper=keeper)
+                router = make_router(
+                    site, hwm=self.hwm, keeper=keeper, result_max_bytes=self.db_result_bytes
+                )
                 router.add_reader(signals.fd, lambda: router.close_soon(signals.read()))
                 if self.lease_fd >= 0:
 
@@ -206,7 +208,9 @@ class IPController(Application):
         logger.propagate = False
 
 
-def make_router(site: Any, *, keeper: RecordKeeper, hwm: int = 0) -> Any:
+def make_router(
+    site: Any, *, keeper: RecordKeeper, hwm: int = 0, result_max_bytes: int = 64 << 20
+) -> Any:
     """Return a `Router` at an open `ControllerSite`, with what keeps its records."""
     from ipyfleet_protocol.connection import host_id
 
@@ -221,6 +225,7 @@ def make_router(site: Any, *, keeper: RecordKeeper, hwm: int = 0) -> Any:
     scheduler = SchedulerCore(hwm=hwm)
     desk = Desk(keeper, hub.registry, scheduler.state)
     desk.blob_dir = site.blob_dir
+    desk.result_max_bytes = result_max_bytes
     router = Router(site.socket, hub, scheduler, desk)
     router.blob_dir = site.blob_dir
     router.add_reader(keeper.fd, keeper.deliver)
