@@ -39,10 +39,10 @@ SUBMODULES: dict[str, tuple[str, ...]] = {
     "cluster": ("ipyfleet_cluster",),
     "cluster.cluster": ("ipyfleet_cluster.cluster", "ipyfleet_cluster"),
     "cluster.launcher": ("ipyfleet_cluster.launchers", "ipyfleet_cluster"),
-    "controller": ("ipyfleet_controller",),
+    "controller": ("ipyfleet",),
     "controller.dependency": ("ipyfleet", "ipyfleet_client.decorators"),
     "datapub": ("ipyfleet_engine.datapub",),
-    "engine": ("ipyfleet_engine",),
+    "engine": ("ipyfleet",),
     "engine.datapub": ("ipyfleet_engine.datapub",),
     "joblib": ("ipyfleet.default_cluster",),
     "serialize": ("ipyfleet_protocol.serialize", "ipyfleet_protocol.namespace", "ipyfleet"),
@@ -75,7 +75,7 @@ class OldModule(ModuleType):
         for source in self.__dict__["_sources"][:1]:
             module = import_module(source)
             names.update(getattr(module, "__all__", ()) or dir(module))
-        return sorted(names)
+        return sorted(name for name in names if not name.startswith("_"))
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
