@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from ipyfleet_protocol import messages as m
-from ipyfleet_protocol.codec import MAX_SEQ, decode, decode_part, encode, encode_part, split
+from ipyfleet_protocol.checks import MAX_SEQ
+from ipyfleet_protocol.codec import decode, decode_part, encode, encode_part, split
 from ipyfleet_protocol.columns import float64_column, uint32_column
 from ipyfleet_protocol.errors import ProtocolError
 

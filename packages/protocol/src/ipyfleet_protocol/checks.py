@@ -1,0 +1,276 @@
+"""What a receiver checks in a decoded message, beyond the types of its fields.
+
+What lives here: `check`, with one function for each message that has something to check. What must
+not: decoding, frames (`codec.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .columns import read_uint32
+from .errors import ProtocolError
+from .ids import PEER_ID_BYTES
+from .messages import (
+    Cancel,
+    Columns,
+    Control,
+    ControlReply,
+    DropTasks,
+    EngineControl,
+    EngineExited,
+    EngineInfo,
+    EnginesChanged,
+    Function,
+    Hello,
+    KillRunning,
+    Message,
+    Output,
+    PlacedRange,
+    Recall,
+    Recalled,
+    Reply,
+    Request,
+    Results,
+    RunTasks,
+    SendSignal,
+    SeqRange,
+    SignalEngines,
+    Submit,
+    Welcome,
+)
+
+MAX_SEQ = 1 << 62
+"""Sequence numbers, ordinals and request numbers stay below."""
+
+MAX_SMALL = 1 << 31
+"""Engine ids, process ids, attempts, retries, tasks that share one payload stay below."""
+
+
+def check(message: Message) -> None:
+    """Check what the type of a message alone cannot say.
+
+    Raises:
+        ProtocolError: if a field is out of range, or two contradict one another.
+    """
+    check_fields = _CHECKS.get(type(message))
+    if check_fields is not None:
+        check_fields(message)
+
+
+def _require(condition: bool, complaint: str, *values: object) -> None:
+    if not condition:
+        # Put together only now: most of what arrives is right, and formatting cost 3 µs a message.
+        raise ProtocolError(complaint.format(*values))
+
+
+def _check_peer(peer: bytes, what: str = "peer id") -> None:
+    _require(len(peer) == PEER_ID_BYTES, "a {} of {} bytes", what, len(peer))
+
+
+def _check_peers(peers: Sequence[bytes]) -> None:
+    for peer in peers:
+        _check_peer(peer)
+
+
+def _check_range(first: int, count: int) -> None:
+    _require(first >= 0 and count >= 1 and first + count <= MAX_SEQ, "tasks {} + {}", first, count)
+
+
+def _check_small(number: int, what: str, least: int = 0) -> None:
+    _require(least <= number < MAX_SMALL, "{} {}", what, number)
+
+
+def _check_targets(targets: Sequence[int] | None) -> None:
+    if targets:
+        _require(min(targets) >= 0 and max(targets) < MAX_SMALL, "a target out of range")
+
+
+def _check_request(request: int) -> None:
+    _require(0 <= request < MAX_SEQ, "request number {}", request)
+
+
+def _check_signal(signum: int) -> None:
+    _require(0 <= signum <= 64, "signal number {}", signum)
+
+
+def _check_columns(columns: Columns, count: int) -> None:
+    _require(len(columns.sizes) == 4 * count, "{} bytes of sizes for {}", len(columns.sizes), count)
+    if columns.buffer_counts:
+        _require(len(columns.buffer_counts) == 4 * count, "buffer counts of the wrong length")
+    if columns.blobs:
+        _require(
+            len(columns.blobs) == sum(read_uint32(columns.buffer_counts)),
+            "blob flags of the wrong length",
+        )
+        _require(not columns.blobs.strip(b"\0\1"), "a blob flag that is neither 0 nor 1")
+
+
+def _check_function(function: Function | None) -> None:
+    if function is not None:
+        _require(len(function.digest) == 16, "a digest that is not 16 bytes")
+        _require(0 <= function.frames < 1 << 20, "a function of {} frames", function.frames)
+
+
+def _check_submit(message: Submit) -> None:
+    for group in message.groups:
+        options = group.options
+        _check_range(group.first, group.count)
+        _check_function(group.function)
+        _require(
+            (group.function is None) == (options.method == "execute"),
+            "a group with method {} and function {}",
+            options.method,
+            group.function,
+        )
+        if options.placement == "direct":
+            _require(
+                options.targets is not None and len(options.targets) == group.count,
+                "a direct group needs one target per task",
+            )
+        _check_targets(options.targets)
+        # No engine could ever run them.
+        _require(options.targets != [], "an empty list of targets")
+        _check_small(options.retries, "retries")
+        _require(not options.shared or options.placement == "direct", "shared but not direct")
+        _check_columns(group.columns, 1 if options.shared else group.count)
+
+
+def _check_run(message: RunTasks) -> None:
+    for piece in message.slices:
+        _check_peer(piece.client)
+        _check_range(piece.first, piece.count)
+        _require(0 <= piece.ordinal < MAX_SEQ, "ordinal {}", piece.ordinal)
+        _check_small(piece.attempt, "attempt")
+        # Nothing else bounds it: one payload serves any number of tasks.
+        _require(not piece.shared or piece.count < MAX_SMALL, "{} tasks, one payload", piece.count)
+        _check_function(piece.function)
+        _require((piece.function is None) == (piece.method == "execute"), "method and function")
+        _check_columns(piece.columns, 1 if piece.shared else piece.count)
+
+
+def _check_results(message: Results) -> None:
+    _check_peer(message.client)
+    _check_small(message.engine, "engine", -1)
+    for piece in message.slices:
+        count = piece.count
+        _check_range(piece.first, count)
+        _require(-1 <= piece.ordinal < MAX_SEQ, "ordinal {}", piece.ordinal)
+        _check_small(piece.attempt, "attempt")
+        _require(len(piece.status) == count, "status of the wrong length")
+        _require(not piece.status.strip(b"\0\1\2"), "an unknown status")
+        _require(len(piece.started) == 8 * count, "started of the wrong length")
+        _require(len(piece.completed) == 8 * count, "completed of the wrong length")
+        _require(len(piece.outputs) in (0, 4 * count), "outputs of the wrong length")
+        _check_columns(piece.columns, count)
+
+
+def _check_hello(message: Hello) -> None:
+    _check_peer(message.peer)
+    _require(len(message.agent) in (0, PEER_ID_BYTES), "an agent's id of the wrong length")
+    _check_small(message.wanted_id, "wanted engine id", -1)
+    _check_small(message.pid, "process id")
+
+
+def _check_output(message: Output) -> None:
+    _check_peer(message.client)
+    _check_small(message.engine, "engine")
+    for item in message.items:
+        _require(0 <= item.seq < MAX_SEQ, "task {}", item.seq)
+        _require(0 <= item.index < MAX_SEQ, "item {}", item.index)
+        _require(0 <= item.dropped_bytes < MAX_SEQ, "{} bytes dropped", item.dropped_bytes)
+        _require(0 <= item.buffers < 1 << 20, "an item of {} buffers", item.buffers)
+
+
+def _check_ranges(ranges: Sequence[SeqRange]) -> None:
+    for piece in ranges:
+        _check_range(piece.first, piece.count)
+
+
+def _check_cancel(message: Cancel) -> None:
+    _check_ranges(message.ranges)
+    _require(0 <= message.grace_s < MAX_SMALL, "a grace of {} s", message.grace_s)
+
+
+def _check_placed(ranges: Sequence[PlacedRange]) -> None:
+    for piece in ranges:
+        _check_range(piece.first, piece.count)
+        # An engine answers with so many tasks' errors.
+        _require(piece.count < MAX_SMALL, "{} tasks at one engine", piece.count)
+        _require(0 <= piece.ordinal < MAX_SEQ, "ordinal {}", piece.ordinal)
+        _check_small(piece.attempt, "attempt")
+
+
+def _check_drop(message: DropTasks) -> None:
+    _check_peer(message.client)
+    _check_placed(message.ranges)
+
+
+def _check_kill(message: KillRunning) -> None:
+    _check_peer(message.peer)
+    _check_placed(message.ranges)
+
+
+def _check_engines(engines: Sequence[EngineInfo]) -> None:
+    for engine in engines:
+        _check_peer(engine.peer)
+        _check_small(engine.engine_id, "engine")
+
+
+def _check_recall(message: Recall | Recalled) -> None:
+    ordinals = (message.first, message.last)
+    _require(min(ordinals) >= -1 and max(ordinals) < MAX_SEQ, "ordinals {}", ordinals)
+
+
+def _check_exited(message: EngineExited) -> None:
+    _check_peer(message.peer)
+    _check_small(message.status, "exit status", -MAX_SMALL)
+    _require(-1 <= message.running < MAX_SEQ, "ordinal {}", message.running)
+
+
+def _check_signal_engines(message: SignalEngines) -> None:
+    _check_signal(message.signum)
+    for peer in message.peers:
+        _check_peer(peer)
+
+
+def _check_control(message: Control | EngineControl) -> None:
+    _check_request(message.request)
+    if isinstance(message.action, SendSignal):
+        _check_signal(message.action.signum)
+    if isinstance(message, EngineControl):
+        _check_peer(message.client)
+        _require(len(message.peer) in (0, PEER_ID_BYTES), "an engine's id of the wrong length")
+        _check_small(message.engine, "engine", -1)
+    else:
+        _check_targets(message.targets)
+
+
+def _check_control_reply(message: ControlReply) -> None:
+    _check_peer(message.client)
+    _check_request(message.request)
+    _check_small(message.engine, "engine", -1)
+
+
+_CHECKS: dict[type[Message], Callable[[Any], None]] = {
+    Hello: _check_hello,
+    Submit: _check_submit,
+    RunTasks: _check_run,
+    Results: _check_results,
+    Output: _check_output,
+    Recall: _check_recall,
+    Recalled: _check_recall,
+    Cancel: _check_cancel,
+    DropTasks: _check_drop,
+    KillRunning: _check_kill,
+    Welcome: lambda message: _check_engines(message.engines),
+    EnginesChanged: lambda message: _check_engines(message.joined),
+    EngineExited: _check_exited,
+    SignalEngines: _check_signal_engines,
+    Control: _check_control,
+    EngineControl: _check_control,
+    ControlReply: _check_control_reply,
+    Request: lambda message: _check_request(message.request),
+    Reply: lambda message: _check_request(message.request),
+}
