@@ -1,6 +1,7 @@
 """The session's state, its ledger and its stores, without any I/O."""
 
 import math
+import weakref
 
 import pytest
 
@@ -136,6 +137,24 @@ def test_late_output_is_awaited(link):
     assert work.uncounted_outputs == 0
     assert not link.late
     assert work.outputs[1].text("stdout") == "xx"
+
+
+def test_output_after_the_end_is_kept(link):
+    """What a thread prints after its task has ended is added while somebody holds the result."""
+    work = outstanding(link, 0, 2)
+    link.handle(*results(0, [1, 2]), NOW)
+    assert work.done
+    link.handle(m.Output(bytes(16), 0, [m.OutputItem(1, 0, "stdout", b"after")]), (), NOW)
+    assert work.outputs[1].text("stdout") == "after"
+
+
+def test_results_that_nobody_holds_are_not_kept_for_late_output(link):
+    """A link refers weakly to works that are done."""
+    work = weakref.ref(outstanding(link, 0, 1))
+    link.handle(*results(0, [1]), NOW)
+    assert work() is None
+    item = m.OutputItem(0, 0, "stdout", b"after")
+    assert link.handle(m.Output(bytes(16), 0, [item]), (), NOW) == []
 
 
 def test_output_for_nobody_is_dropped(link):

@@ -12,6 +12,8 @@ behind `lock`, which is never held while anything else is waited for.
 from __future__ import annotations
 
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -26,6 +28,9 @@ from ipyfleet_protocol.errors import ProtocolError
 
 MAX_LATE = 65536
 """Tasks whose result is here and whose output is not yet, at most."""
+
+RECENT_WORKS = 256
+"""Works that are done and whose tasks' threads may still print, at most."""
 
 
 class Joined(NamedTuple):
@@ -95,6 +100,7 @@ class ClientLink:
         self.joined = False
         self.late: dict[int, tuple[Work, int]] = {}
         self._map_blob = map_blob
+        self._recent: deque[weakref.ref[Work]] = deque(maxlen=RECENT_WORKS)
 
     def handle(
         self, message: m.AnyMessage, frames: Sequence[Frame], now: float
@@ -172,6 +178,7 @@ class ClientLink:
                     effects += map(FinishWork, work.feed_followers(index, count))
                 if work.done:
                     ledger.forget(work)
+                    self._recent.append(weakref.ref(work))
                     effects.append(FinishWork(work))
             seq += count
 
@@ -198,13 +205,26 @@ class ClientLink:
             output = work.outputs[index] = TaskOutput()
         return output
 
+    def _find_recent(self, seq: int) -> tuple[Work, int] | None:
+        """Return the work and index of a task that has ended, if somebody still holds its result.
+
+        Its threads may go on and print.
+        """
+        for reference in reversed(self._recent):
+            work = reference()
+            if work is not None:
+                for index, first, count in work.ranges:
+                    if first <= seq < first + count:
+                        return work, index + seq - first
+        return None
+
     def _handle_output(self, message: m.Output, frames: Sequence[Frame]) -> Sequence[Effect]:
         effects: list[Effect] = []
         parts = split_output(message, frames)
         with self.lock:
             for item, buffers in zip(message.items, parts, strict=True):
                 late = self.late.get(item.seq)
-                found = late or self.ledger.find(item.seq)
+                found = late or self.ledger.find(item.seq) or self._find_recent(item.seq)
                 if found is None:
                     continue
                 work, index = found[0], found[1]

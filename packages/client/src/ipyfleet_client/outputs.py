@@ -106,6 +106,9 @@ def _content(item: OutputItem, buffers: Sequence[Frame]) -> Any:
             text = f"\n[{item.dropped_bytes} bytes of output were dropped here]\n{text}"
         return text
     if item.kind == "data":
+        if not buffers:
+            # Dropped on the way; only its size has arrived.
+            return {}
         from ipyfleet_protocol.serialize import unpack
 
         return unpack(memoryview(buffers[0]), [memoryview(b) for b in buffers[1:]])

@@ -13,6 +13,10 @@ says what it relies on, so that a release which breaks us breaks exactly that te
 * `render_traceback`: ``shell.InteractiveTB.structured_traceback`` and ``_render_traceback_``, as
   ``shell.showtraceback`` uses them, for an exception that is not the current one; and the
   traceback that the former remembers (``InteractiveTB.tb``).
+* `FleetShell._tee`: through which ``run_cell`` keeps a copy of all that cells print.
+* `FleetShell.system_piped`: what ``!command`` calls, by the name ``system``, and `var_expand`.
+* `publish_pages`: ``do_execute`` puts what a pager would show (``len?``, ``%prun``) into the reply,
+  as a payload of source ``page``.
 * `publish_execute_input`: the content of ``execute_input`` as ``Kernel.execute_request``
   publishes it, with the execution count that `do_execute` is going to use.
 * `present_as_kernel_app`: ``IPKernelApp._instance`` is what ``ipykernel.get_connection_file()``
@@ -27,17 +31,20 @@ from __future__ import annotations
 
 import builtins
 import getpass
+import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ipykernel.zmqshell import ZMQInteractiveShell
+
+from .shell_command import run_command
 
 if TYPE_CHECKING:
     from ipykernel.ipkernel import IPythonKernel
@@ -74,6 +81,37 @@ class FleetShell(ZMQInteractiveShell):
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         self.last_shown = evalue
         super()._showtraceback(etype, evalue, stb)  # type: ignore[no-untyped-call]
+
+    def _tee(self, channel: str) -> AbstractContextManager[None]:
+        # IPython keeps a copy of all that cells print in its history, for saving notebooks.
+        return nullcontext()
+
+    def system_piped(self, cmd: str) -> None:
+        """Run a shell escape (``!cmd``); its exit code is `_exit_code` in the namespace.
+
+        Raises:
+            OSError: the command is to run in the background.
+            CalledProcessError: it failed and `system_raise_on_error` is set.
+        """
+        if cmd.rstrip().endswith("&"):
+            raise OSError("Background processes not supported.")
+        # The depth counts the frames up to the one whose variables {braces} in the command mean.
+        expanded = self.var_expand(cmd, depth=1)  # type: ignore[no-untyped-call]
+        exit_code = run_command(expanded, sys.stdout.write)
+        self.user_ns["_exit_code"] = exit_code
+        if self.system_raise_on_error and exit_code != 0:
+            raise subprocess.CalledProcessError(exit_code, cmd)
+
+    system = system_piped
+
+
+def publish_pages(kernel: IPythonKernel, reply: dict[str, Any]) -> None:
+    """Display what a cell has shown in a pager, which nobody looks at here."""
+    assert kernel.session is not None
+    for payload in reply.get("payload") or ():
+        if payload.get("source") == "page":
+            content = {"data": payload.get("data", {}), "metadata": {}, "transient": {}}
+            kernel.session.send(None, "display_data", content)
 
 
 def publish_execute_input(kernel: IPythonKernel, code: str) -> None:

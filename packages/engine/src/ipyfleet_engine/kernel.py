@@ -22,6 +22,7 @@ from .ipykernel_hooks import (
     FleetShell,
     MainThreadOnly,
     publish_execute_input,
+    publish_pages,
     refuse_input,
     without_debugger,
 )
@@ -112,6 +113,7 @@ class FleetKernel(IPythonKernel):
         shell.last_shown = None
         execute: Any = self.do_execute
         reply: dict[str, Any] = await execute(code, silent, store_history=not silent)
+        publish_pages(self, reply)
         if reply["status"] == "error":
             reply["exception"] = shell.last_shown
             shell.last_shown = None
