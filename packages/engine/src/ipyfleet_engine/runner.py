@@ -328,17 +328,19 @@ class TaskRunner:
             code = str(piece.payloads.pickle(at), "utf-8")
             reply = await run_code(self._kernel, code, info.silent)
         except BaseException as error:  # noqa: BLE001 - as in `_call`
+            was_cancelled = self._was_cancelled(task)
             self._fail(task, self._true_error(error))
         else:
             if reply["status"] == "ok":
                 payload = encode_part(ExecuteInfo(reply["execution_count"]))
                 self.outcomes.finish(task, OK, payload)
                 return
-            if self._was_cancelled(task):
+            was_cancelled = self._was_cancelled(task)
+            if was_cancelled:
                 self.outcomes.abort(task, reply.get("exception"))
             else:
                 self.outcomes.fail_execute(task, reply)
-        if not info.silent and not self._was_cancelled(task):
+        if not info.silent and not was_cancelled:
             assert self._channel is not None
             self._channel.receive()
             self.queue.abort_executes(piece.client)
