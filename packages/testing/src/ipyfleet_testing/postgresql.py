@@ -102,7 +102,7 @@ class PostgresServer:
         shutil.rmtree(self.directory)
 
     def _is_ready(self) -> bool:
-        asked = [self._programs / "pg_isready", "--quiet", "--host", self.directory]
+        asked = [str(self._programs / "pg_isready"), "--quiet", "--host", str(self.directory)]
         return subprocess.run(asked, check=False, timeout=PATIENCE_S).returncode == 0
 
     def _run(self, command: list[str | Path]) -> None:
