@@ -36,6 +36,10 @@ _OFF_ENGINE = (
     "`%px from ipyfleet import bind_kernel; bind_kernel()` or view.apply(bind_kernel)"
 )
 
+# Closing a window does the engine no harm, so there is nothing to ask; and when the engine leaves,
+# its windows close by themselves.
+_QTCONSOLE = [sys.executable, "-m", "qtconsole", "--no-confirm-exit"]
+
 
 class Binding:
     """What an engine has to do with Jupyter's frontends, from its start to its end.
@@ -135,7 +139,7 @@ class Binding:
         # In a session of its own: what interrupts the engine must not end the window. Its messages
         # go to the engine's log.
         console = subprocess.Popen(
-            [sys.executable, "-m", "qtconsole", "--existing", str(path), *arguments],
+            [*_QTCONSOLE, "--existing", str(path), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

@@ -139,7 +139,9 @@ class KernelPorts:
 
     def close(self) -> None:
         """Tell the frontends that the kernel is gone, and close everything."""
-        self.publish({}, "shutdown_reply", {"status": "ok", "restart": False})
+        # With a request that is nobody's: consoles take an answer without one for their own doing.
+        request = self._session.msg("shutdown_request", {"restart": False})
+        self.publish(request, "shutdown_reply", {"status": "ok", "restart": False})
         self._closing = True
         self._wake()
         self._thread.join()
