@@ -298,6 +298,15 @@ def test_comms_reach_the_client(shared: Any) -> None:
     assert frames == [b"buf"]
 
 
+def test_context_variables_stay_from_task_to_task(shared: Any) -> None:
+    """A context variable that a cell or a function sets is set for whatever runs next."""
+    code = "import contextvars; variable = contextvars.ContextVar('v', default=0); variable.set(5)"
+    shared.execute(shared.engine, code)
+    assert shared.apply(shared.engine, Reference("variable.get")).value == 5
+    shared.execute(shared.engine, "token = variable.set(7)")
+    assert shared.apply(shared.engine, Reference("variable.get")).value == 7
+
+
 def test_a_failing_execute_publishes_its_error(shared: Any) -> None:
     """The error is both the result and an item of the output."""
     ended = shared.execute(shared.engine, "print('before')\n1 / 0")

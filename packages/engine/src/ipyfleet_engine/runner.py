@@ -9,8 +9,9 @@ Theory of operation
 `apply` and `map` run right there, without asyncio and without the kernel: unpickle, call, pickle,
 append to the result buffer. An `execute`, or a function that turns out to be ``async def``,
 becomes an asyncio task; `pump` returns and is called again when that is done, and while it waits
-nothing else is started. Every 10 ms `pump` lets the event loop have a turn, for background tasks
-of user code.
+nothing else is started. All tasks run in one context, so that a context variable that one has set
+is still set in the next, as in the cells of a notebook. Every 10 ms `pump` lets the event loop
+have a turn, for background tasks of user code.
 
 Results leave at once when nothing else is to be done, else once a millisecond. When a task begins
 while results are waiting the second thread is armed: it sends what has waited for 2 ms
@@ -20,6 +21,7 @@ while results are waiting the second thread is armed: it sends what has waited f
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections import deque
@@ -103,6 +105,7 @@ class TaskRunner:
         self._channel: Sender | None = None
         self._awaited_task: RunningTask | None = None
         self._last_send = 0.0
+        self._context = contextvars.copy_context()
         self._is_open = False
         self._busy = False
         self._deferred: list[Callable[[], None]] = []
@@ -161,7 +164,7 @@ class TaskRunner:
         self._busy = True
         awaiting = False
         try:
-            awaiting = self._run_queue(self._channel)
+            awaiting = self._context.run(self._run_queue, self._channel)
         finally:
             self._busy = awaiting
             if not awaiting:
@@ -281,7 +284,7 @@ class TaskRunner:
 
     def _start(self, task: RunningTask, coroutine: Coroutine[Any, Any, None]) -> None:
         self._awaited_task = task
-        waiting = self._loop.create_task(coroutine)
+        waiting = self._loop.create_task(coroutine, context=self._context)
         self._interrupts.awaiting = waiting
         self._interrupts.cancelled = False
         waiting.add_done_callback(self._awaited)
