@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from ipyfleet_client import screens
-from ipyfleet_client.screens import Area, NotebookScreen, TextScreen
+from ipyfleet_client.screens import Area, NotebookScreen, Place, TextScreen
 
 
 def test_single_engine_has_no_prefix(capsys):
@@ -136,7 +136,7 @@ def test_update_of_a_display(pages):
 
 def test_line_that_is_redrawn(pages):
     """Of a line that is drawn again and again with carriage returns the last drawing is shown."""
-    area = Area("[stderr:0]", ("place", False))
+    area = Area("[stderr:0]", Place())
     for percent in range(0, 101, 10):
         area.add(f"\r{percent:3d} %")
         area.show()
@@ -159,6 +159,16 @@ def test_cleared_output_is_replaced_in_place(pages):
     screen.display(0, "display_data", {"data": {"text/plain": "new plot"}})
     screen.refresh(None)
     assert list(pages.texts.values())[4:] == ["[output:0]", "new plot"]
+
+
+def test_what_is_cleared_before_it_was_shown_leaves_no_trace(pages):
+    """Text that is cleared at once never comes to the page; what follows does."""
+    screen = NotebookScreen()
+    screen.write(0, "stdout", "gone\n")
+    screen.clear(0, wait=False)
+    screen.write(0, "stdout", "stays\n")
+    screen.refresh(None)
+    assert list(pages.texts.values()) == ["[stdout:0] stays"]
 
 
 def test_clear_may_wait_for_what_comes_next(pages):

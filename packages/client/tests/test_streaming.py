@@ -31,6 +31,7 @@ class Work:
         self.outputs: dict[int, TaskOutput] = {}
         self.uncounted_outputs = 0
         self.done = False
+        self.total = count
         self.status = bytearray([OK] * count)
         self.failures = 0
         self.errors: dict[int, ErrorInfo] = {}

@@ -19,7 +19,6 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ipyfleet_client.outputs import (
@@ -137,17 +136,43 @@ class TextScreen:
         self._in_line = False
 
 
+def _publish(*args: Any, **kwargs: Any) -> None:
+    from IPython.display import publish_display_data
+
+    publisher: Any = publish_display_data
+    publisher(*args, **kwargs)
+
+
+class Place:
+    """A place on the page whose content can be changed."""
+
+    def __init__(self) -> None:
+        self.display_id = uuid.uuid4().hex
+        self._is_on_page = False
+
+    def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        """Put something into the place; the first time the place comes to the end of the page."""
+        update, self._is_on_page = self._is_on_page, True
+        transient = {"display_id": self.display_id}
+        _publish(data, metadata or {}, transient=transient, update=update)
+
+    def empty(self) -> None:
+        """Take away what is in the place, if it is on the page."""
+        if self._is_on_page:
+            self.show({"text/plain": ""})
+
+
 class Area:
     """The text of one stream of one engine in a notebook, updated in place.
 
     Args:
         prefix: stands before the text.
-        place: the display id to use, and whether it is on the page already.
+        place: where it is shown.
     """
 
-    def __init__(self, prefix: str, place: tuple[str, bool]) -> None:
+    def __init__(self, prefix: str, place: Place) -> None:
         self._prefix = prefix
-        self._id, self._is_on_page = place
+        self._place = place
         self._done = ""
         self._line = ""
         self._due_at: float | None = None
@@ -182,34 +207,24 @@ class Area:
     def show(self) -> None:
         """Show the area, or what was added to it since."""
         text = f"{self._prefix} {(self._done + self._line.rstrip(chr(13))).removesuffix(chr(10))}"
-        _publish({"text/plain": text}, transient={"display_id": self._id}, update=self._is_on_page)
-        self._is_on_page = True
+        self._place.show({"text/plain": text})
         self._due_at = None
         self._shown_at = time.monotonic()
 
 
-def _publish(*args: Any, **kwargs: Any) -> None:
-    from IPython.display import publish_display_data
-
-    publisher: Any = publish_display_data
-    publisher(*args, **kwargs)
-
-
 class Places:
-    """The places that one engine has on the page, as display ids."""
+    """The places that one engine has in the output of a cell."""
 
     def __init__(self) -> None:
-        self._used: list[str] = []
-        self._free: list[str] = []
+        self._used: list[Place] = []
+        self._free: list[Place] = []
         self._clear_next = False
 
-    def take(self) -> tuple[str, bool]:
-        """Return a place, and whether it is on the page already."""
-        self.clear_if_due()
-        is_on_page = bool(self._free)
-        place = self._free.pop(0) if is_on_page else uuid.uuid4().hex
+    def take(self) -> Place:
+        """Return the first place that is free, or a new one."""
+        place = self._free.pop(0) if self._free else Place()
         self._used.append(place)
-        return place, is_on_page
+        return place
 
     def clear_later(self) -> None:
         """Clear when the engine shows something again."""
@@ -217,7 +232,7 @@ class Places:
 
     def clear_if_due(self) -> bool:
         """Clear if that was asked for; return whether it was."""
-        due, self._clear_next = self._clear_next, False
+        due = self._clear_next
         if due:
             self.clear()
         return due
@@ -228,10 +243,11 @@ class Places:
         self._free = self._used + self._free
         self._used = []
 
-    def take_free(self) -> Iterator[str]:
-        """Yield the places that are free, which are empty from now on."""
-        while self._free:
-            yield self._free.pop(0)
+    def empty_free(self) -> None:
+        """Empty the places that are free, for good."""
+        for place in self._free:
+            place.empty()
+        self._free.clear()
 
 
 class NotebookScreen:
@@ -270,9 +286,11 @@ class NotebookScreen:
         """Show something that was displayed, below what the engine has printed so far."""
         remote_id = content.get("transient", {}).get("display_id")
         key = (engine, str(remote_id))
+        data, metadata = content.get("data", {}), content.get("metadata", {})
         if kind == "update_display_data":
             if key in self._display_ids:
-                _show(content, self._display_ids[key], is_update=True)
+                transient = {"display_id": self._display_ids[key]}
+                _publish(data, metadata, transient=transient, update=True)
             return
         places = self._places_of(engine)
         if places.clear_if_due():
@@ -281,12 +299,11 @@ class NotebookScreen:
             # All areas are shown now, so that the order on the page is that of the arrivals.
             self._show_areas(None)
             self._forget_areas(engine)
-            marker, is_on_page = places.take()
-            _show({"data": {"text/plain": f"[output:{engine}]"}}, marker, is_on_page)
-        place, is_on_page = places.take()
+            places.take().show({"text/plain": f"[output:{engine}]"})
+        place = places.take()
         if remote_id:
-            self._display_ids[key] = place
-        _show(content, place, is_on_page)
+            self._display_ids[key] = place.display_id
+        place.show(data, metadata)
 
     def clear(self, engine: int | None, wait: bool) -> None:
         """Take back what the engine has shown in this cell; `wait`: when it shows something."""
@@ -321,8 +338,7 @@ class NotebookScreen:
         """
         due_at = self._show_areas(now)
         for places in self._places.values():
-            for place in places.take_free():
-                _show({"data": {"text/plain": ""}}, place, is_update=True)
+            places.empty_free()
         return due_at
 
     def _show_areas(self, now: float | None) -> float | None:
@@ -338,15 +354,6 @@ class NotebookScreen:
     def _forget_areas(self, engine: int | None) -> None:
         for key in [key for key in self._areas if key[0] == engine]:
             del self._areas[key]
-
-
-def _show(content: dict[str, Any], place: str, is_update: bool) -> None:
-    _publish(
-        content.get("data", {}),
-        content.get("metadata", {}),
-        transient={"display_id": place},
-        update=is_update,
-    )
 
 
 def make_screen(single: bool, display_ids: DisplayIds | None = None) -> Screen:

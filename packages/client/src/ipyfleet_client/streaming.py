@@ -7,6 +7,7 @@ Theory of operation
 -------------------
 Items are shown by the thread that waits. What arrives within `GATHER_S` is one batch and is shown
 in the order of the engines, whichever was first; the batch is shown at once when the wait is over.
+The first batch may take longer, since engines need different times to get going.
 Within a batch values come last: they are the last thing that a task says, so no task's own order
 changes. For the same reason errors may wait a little longer, `ERRORS_S`, for those of other
 engines, since of tracebacks that are the same only one is shown.
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 GATHER_S = 0.03
 """How long the output of one engine waits for that of the others."""
+
+GATHER_FIRST_S = 0.1
+"""The same for the first output of all: unless all engines have said something."""
 
 ERRORS_S = 0.3
 """How long an error waits for those of the other engines."""
@@ -87,10 +91,7 @@ class OutputStreamer:
             until = min((t for t in times if t is not None), default=None)
             left = None if until is None else max(0.0, until - time.monotonic())
             if session.wait_until(lambda: predicate() or self.news, left) and not predicate():
-                gather_s = GATHER_S
-                if deadline is not None:
-                    gather_s = min(gather_s, max(0.0, deadline - time.monotonic()))
-                session.wait_until(predicate, gather_s)
+                self._gather(predicate, deadline)
             if predicate():
                 self.finish()
                 return True
@@ -98,6 +99,17 @@ class OutputStreamer:
             if deadline is not None and time.monotonic() >= deadline:
                 self._screen.refresh(time.monotonic())
                 return False
+
+    def _gather(self, predicate: Callable[[], object], deadline: float | None) -> None:
+        """Give the other engines a moment after the first has said something."""
+        first = not self._shown
+        gather_s = GATHER_FIRST_S if first else GATHER_S
+        if deadline is not None:
+            gather_s = min(gather_s, max(0.0, deadline - time.monotonic()))
+        total = self._work.total
+        self._session.wait_until(
+            lambda: predicate() or (first and len(set(self.news)) >= total), gather_s
+        )
 
     def flush(self) -> None:
         """Show what has arrived and was not shown yet."""
