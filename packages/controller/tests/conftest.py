@@ -423,9 +423,7 @@ class _Postgres(PostgresServer):
                 connection.execute(f'DROP SCHEMA "{name}" CASCADE')
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[_Postgres]:
-    """A PostgreSQL server of the tests' own; tests that need it are skipped where there is none."""
+def _run_postgres() -> Iterator[_Postgres]:
     pytest.importorskip("psycopg", reason="psycopg, of the extra `postgresql`, is not installed")
     programs = find_programs()
     if programs is None:
@@ -436,3 +434,15 @@ def postgres_server() -> Iterator[_Postgres]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[_Postgres]:
+    """A PostgreSQL server of the tests' own; tests that need it are skipped where there is none."""
+    yield from _run_postgres()
+
+
+@pytest.fixture
+def own_postgres_server() -> Iterator[_Postgres]:
+    """A server that a test may stop."""
+    yield from _run_postgres()

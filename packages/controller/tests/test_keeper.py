@@ -365,3 +365,45 @@ def test_a_batch_that_failed_halfway_is_as_if_it_had_not_been(tmp_path: Path) ->
     assert statuses == ["ok"] * 5 + [None]
     assert database.statistics()["records"] == 6
     database.close()
+
+
+def test_a_server_that_is_gone_is_connected_anew(start: Any, own_postgres_server: Any) -> None:
+    """While PostgreSQL is stopped questions are refused and entries wait; then all is written."""
+    from ipyfleet_controller.database.postgresql import PostgreSQLDatabase
+
+    keeper = start(PostgreSQLDatabase(own_postgres_server.url, "gone"))
+    _put(keeper, _group(0, 2), _results(0))
+    assert len(_ask(keeper, _history)) == 2
+    own_postgres_server.stop()
+    try:
+        _put(keeper, _results(1))
+        wait_until(lambda: keeper.status()["trouble"])
+        assert isinstance(_ask(keeper, _history), DatabaseUnavailable)
+    finally:
+        own_postgres_server.start()
+    wait_until(lambda: not keeper.waiting_bytes)
+    records = _ask(keeper, lambda database: database.find({}))
+    assert [record["status"] for record in records] == ["ok", "ok"]
+
+
+def test_a_schema_has_one_controller(postgres_server: Any) -> None:
+    """A second one is refused while the first is there."""
+    from ipyfleet_controller.database.postgresql import PostgreSQLDatabase
+
+    first = PostgreSQLDatabase(postgres_server.url, "one")
+    first.open()
+    second = PostgreSQLDatabase(postgres_server.url, "one")
+    with pytest.raises(DatabaseUnavailable, match="another controller"):
+        second.open()
+    first.close()
+    wait_until(lambda: _opens(second))
+    second.close()
+    postgres_server.drop_schemas()
+
+
+def _opens(database: TaskDatabase) -> bool:
+    try:
+        database.open()
+    except DatabaseUnavailable:
+        return False
+    return True

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LOG_FORMAT = "%(asctime)s.%(msecs)03d [ipcontroller] %(levelname)s %(message)s"
 
 
+SWITCH_S = 0.0005
+"""How long one thread may make another wait for the interpreter."""
+
 CLOSE_PATIENCE_S = 3.0
 """How long the last records may take to be written."""
 
@@ -154,6 +157,8 @@ class IPController(Application):
                     router.add_reader(self.lease_fd, on_lease)
                 # What is there now stays to the end; the collector need not look at it each time.
                 gc.freeze()
+                # The database's thread is to give way soon when the loop has something to do.
+                sys.setswitchinterval(SWITCH_S)
                 site.publish()
                 keeper.start()
                 router.run()
