@@ -11,6 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from ctypes.util import find_library
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,7 +39,10 @@ assert app.primaryScreen().grabWindow(0).save(sys.argv[1])
 
 
 def _missing(*programs: str, modules: tuple[str, ...] = ()) -> str:
-    """Return what is not installed of some programs and modules, as a reason to skip."""
+    """Return what is not installed of some programs and modules, as a reason to skip.
+
+    `make services` and the integration environment have all of it.
+    """
     missing = [name for name in programs if shutil.which(name) is None]
     missing += [name for name in modules if find_spec(name) is None]
     return f"not installed: {', '.join(missing)}" if missing else ""
@@ -86,6 +93,7 @@ class Notebook:
         return json.loads(text.partition("<<")[2].partition(">>")[0])
 
 
+@contextmanager
 def _notebook(folder: Path, **extra: str) -> Iterator[Notebook]:
     environment = {
         **os.environ,
@@ -114,7 +122,7 @@ def _notebook(folder: Path, **extra: str) -> Iterator[Notebook]:
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
     """A notebook whose engines are bound as the manual says."""
     folder = tmp_path_factory.mktemp("notebook")
-    for notebook in _notebook(folder):
+    with _notebook(folder) as notebook:
         notebook.run("%px from ipyfleet import bind_kernel; bind_kernel()")
         pids = notebook.value("rc[:].apply_sync(__import__('os').getpid)")
         notebook.files = [folder / "runtime" / f"kernel-{pid}.json" for pid in pids]
@@ -159,8 +167,6 @@ def test_a_program_works_beside_px(notebook: Notebook, frontend: BlockingKernelC
     def take(message: dict[str, Any]) -> None:
         shown.append(message["content"].get("text", ""))
 
-    failures: list[BaseException] = []
-
     def work() -> None:
         try:
             for number in range(20):
@@ -168,27 +174,25 @@ def test_a_program_works_beside_px(notebook: Notebook, frontend: BlockingKernelC
                     f"shared += 1; print('cell {number}')", timeout=TIMEOUT_S, output_hook=take
                 )
                 assert reply["content"]["status"] == "ok"
-        except BaseException as error:
-            failures.append(error)
         finally:
             # Blocking calls of a kernel client make one for each thread, and leave it.
             ensure_event_loop().close()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    texts = [notebook.run(f"%px shared += 1; print('task {number}')") for number in range(20)]
-    thread.join(TIMEOUT_S)
-    assert not thread.is_alive() and not failures
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        texts = [notebook.run(f"%px shared += 1; print('task {n}')") for n in range(20)]
+        working.result(TIMEOUT_S)
     assert notebook.value("rc[:]['shared']") == [41, 21]
     assert "".join(shown) == "".join(f"cell {number}\n" for number in range(20))
     for number, text in enumerate(texts):
         assert text.splitlines() == [f"[stdout:{n}] task {number}" for n in (0, 1)]
 
 
-@pytest.mark.skipif(bool(_missing(modules=("jupyter_console",))), reason="jupyter_console")
 def test_a_terminal_console(notebook: Notebook):
     """``jupyter console --existing`` in a terminal: cells, completion, errors, leaving."""
-    pexpect = pytest.importorskip("pexpect")
+    if reason := _missing(modules=("jupyter_console", "pexpect")):
+        pytest.skip(reason)
+    pexpect: Any = import_module("pexpect")
     notebook.run("%px from_client = 20")
     # Terminals that cannot tell where their cursor is are asked, and waited for, otherwise.
     environment = {**notebook.environment, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
@@ -227,6 +231,9 @@ def display() -> Iterator[str]:
     """A screen that nobody sees."""
     if reason := _missing("Xvfb", "xdotool", modules=("qtconsole", "PySide6")):
         pytest.skip(reason)
+    for library in ("xcb-cursor", "xcb-icccm", "xcb-keysyms"):
+        if find_library(library) is None:
+            pytest.skip(f"not installed: lib{library}, which Qt needs")
     read_end, write_end = os.pipe()
     server = subprocess.Popen(
         [
@@ -261,25 +268,24 @@ def test_a_qtconsole_on_an_engine(display: str, tmp_path: Path):
         )
         return result.stdout.strip()
 
-    pid = 0
-    for notebook in _notebook(tmp_path, **extra):
+    with _notebook(tmp_path, **extra) as notebook:
         text = notebook.run("%%px --targets 0\n%qtconsole --ConsoleWidget.font_size=14")
         found = re.search(r"as process (\d+)", text)
         assert found, text
-        pid = int(found[1])
         window = xdotool("search", "--sync", "--onlyvisible", "--name", "QtConsole").split()[-1]
         notebook.run("%px from_client = 20")
         xdotool("windowfocus", "--sync", window)
+
+        def is_typed() -> bool:
+            return bool(notebook.value("rc[0].apply_sync(lambda: 'typed' in globals())"))
+
         # The window is there before its prompt is, and what is typed too early may be lost.
-        is_typed = "rc[0].apply_sync(lambda: 'typed' in globals())"
-        attempts = 6
-        while not notebook.value(is_typed):
-            assert attempts, "nothing that is typed arrives"
-            attempts -= 1
+        for _ in range(6):
             xdotool("mousemove", "300", "300", "click", "1")
             xdotool("type", "--delay", "20", "typed = from_client * 2 + 1; print('sum', typed)")
             xdotool("key", "Return")
-            _wait_until(lambda: notebook.value(is_typed), 5.0)
+            if _wait_until(is_typed, 5.0):
+                break
         assert notebook.value("rc[0]['typed']") == 41
         SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
@@ -290,4 +296,5 @@ def test_a_qtconsole_on_an_engine(display: str, tmp_path: Path):
         )
         assert SCREENSHOT.stat().st_size > 5_000
     # The engine has told it that it leaves.
-    assert _wait_until(lambda: not Path(f"/proc/{pid}").exists(), TIMEOUT_S)
+    console = Path("/proc", found[1])
+    assert _wait_until(lambda: not console.exists(), TIMEOUT_S)

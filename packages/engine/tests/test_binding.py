@@ -132,9 +132,10 @@ def test_the_connection_file_is_private_and_names_this_host_only(
     shared: Any, runtime: Path
 ) -> None:
     """The file is called as Jupyter's own, is 0600, and its ports are 127.0.0.1's."""
-    pid = int(shared.execute(shared.engine, "import os; print(os.getpid())") and shared.text(
-        shared._next_seq - 1
-    ))
+    pid = int(
+        shared.execute(shared.engine, "import os; print(os.getpid())")
+        and shared.text(shared._next_seq - 1)
+    )
     file = runtime / f"kernel-{pid}.json"
     assert file.stat().st_mode & 0o777 == 0o600
     info = json.loads(file.read_text())
@@ -169,7 +170,9 @@ def test_cells_and_tasks_have_one_namespace(shared: Any, frontend: Frontend) -> 
 def test_output_goes_to_whoever_asked(shared: Any, frontend: Frontend) -> None:
     """What a cell shows reaches frontends only, what a task shows its client only."""
     outputs = {seq: len(items) for seq, items in shared.outputs.items()}
-    ran = frontend.run("import sys, os\nprint('cell')\nprint('err', file=sys.stderr)\nos.system('echo fd')")
+    ran = frontend.run(
+        "import sys, os\nprint('cell')\nprint('err', file=sys.stderr)\nos.system('echo fd')"
+    )
     shared.ping(shared.engine)
     assert {seq: len(items) for seq, items in shared.outputs.items()} == outputs
     assert "cell\n" in ran.text and "err\n" in ran.text and "fd\n" in ran.text

@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -222,3 +223,27 @@ def test_a_deep_traceback_is_shortened() -> None:
         tb = tb.tb_next
     assert names[0] == ("test_a_deep_traceback_is_shortened", None)
     assert [n for _, n in names[1:]] == [200, 199, 198, 197, 4, 3, 2, 1, 0]
+
+
+def test_the_kernel_describes_itself(kernel: FleetKernel) -> None:
+    """`describe_kernel`: `kernel.kernel_info` is a ``kernel_info_reply``; subshells are denied."""
+    content = hooks.describe_kernel(kernel)
+    assert content["status"] == "ok" and content["implementation"] == "ipython"
+    assert {"protocol_version", "language_info", "banner"} <= content.keys()
+    assert "kernel subshells" in kernel.kernel_info["supported_features"]
+    assert content["supported_features"] == []
+
+
+def test_ipykernel_asks_its_application_for_the_connection_file(
+    kernel: FleetKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`present_as_kernel_app`: `IPKernelApp._instance` is what `get_connection_file` looks at."""
+    import ipykernel
+    from ipykernel.kernelapp import IPKernelApp
+
+    monkeypatch.setattr(IPKernelApp, "_instance", None)
+    file = tmp_path / "kernel-1.json"
+    file.write_text("{}")
+    hooks.present_as_kernel_app(kernel, file)
+    assert ipykernel.get_connection_file() == str(file)
+    assert IPKernelApp.instance().kernel is kernel

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
-from IPython.utils.process import arg_split
 from jupyter_client.connect import write_connection_file
 from jupyter_core.paths import jupyter_runtime_dir
 
@@ -118,8 +118,17 @@ class Binding:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Before there is a file: the engine may be killed at any moment.
         self._mark.note_file(path)
-        numbers = {f"{name}_port": number for name, number in ports.numbers.items()}
-        write_connection_file(str(path), ip=HOST, key=ports.key, **numbers)
+        numbers = ports.numbers
+        write_connection_file(
+            str(path),
+            shell_port=numbers["shell"],
+            iopub_port=numbers["iopub"],
+            stdin_port=numbers["stdin"],
+            hb_port=numbers["hb"],
+            control_port=numbers["control"],
+            ip=HOST,
+            key=ports.key,
+        )
 
     def start_qtconsole(self, arguments: list[str]) -> None:
         """Start a qtconsole on this host, connected to this engine; bind the kernel first.
@@ -246,4 +255,4 @@ class BindingMagics(Magics):
     @line_magic
     def qtconsole(self, line: str) -> None:
         """Start a qtconsole that is connected to this engine."""
-        current_binding().start_qtconsole(arg_split(line, posix=os.name == "posix"))
+        current_binding().start_qtconsole(shlex.split(line))

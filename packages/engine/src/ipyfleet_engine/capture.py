@@ -39,6 +39,7 @@ from .output import OutputCollector
 
 PIPE_BYTES = 1024 * 1024
 READ_BYTES = 64 * 1024
+ORDER_WAIT_S = 0.1
 _SETTLE_READS = 2 * PIPE_BYTES // READ_BYTES
 
 _IOLBF = 1
@@ -149,10 +150,17 @@ class FdCapture:
             self._read_all()
 
     def settle_before_text(self) -> None:
-        """Take in all that has been written before some text; from any thread."""
-        with self._lock:
-            if self._any_time.poll(0):
-                self._read_all()
+        """Take in all that has been written before some text; from any thread.
+
+        Not at any price: a destructor that prints may run while its thread holds the collector's
+        lock, for which the thread with our lock waits.
+        """
+        if self._lock.acquire(timeout=ORDER_WAIT_S):
+            try:
+                if self._any_time.poll(0):
+                    self._read_all()
+            finally:
+                self._lock.release()
 
     def _run(self) -> None:
         sleeping = select.poll()

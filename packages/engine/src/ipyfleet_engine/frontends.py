@@ -264,7 +264,9 @@ class Frontends:
         shell: Any = self._kernel.shell
         raw, output = content.get("raw", True), content.get("output", False)
         kind = content.get("hist_access_type")
-        start, stop = (content.get("start") or 1, content.get("stop")) if kind == "range" else (1, None)
+        start, stop = (
+            (content.get("start") or 1, content.get("stop")) if kind == "range" else (1, None)
+        )
         entries = list(shell.history_manager.get_range(0, start, stop, raw=raw, output=output))
         if kind == "search":
             pattern = content.get("pattern") or "*"

@@ -30,7 +30,7 @@ from jupyter_client.session import Session
 log = logging.getLogger("ipyfleet.engine")
 
 HOST = "127.0.0.1"
-TEXT_INTERVAL_S = 0.05
+TEXT_INTERVAL_MS = 50
 TEXT_CHUNK_CHARS = 64 * 1024
 QUEUE_MAX_BYTES = 8 * 1024 * 1024
 LINGER_MS = 300
@@ -104,7 +104,9 @@ class KernelPorts:
         for fd in (self._wake_read, self._wake_write):
             os.set_blocking(fd, False)
         self._thread = threading.Thread(target=self._run, name="ipyfleet-ports", daemon=True)
-        self._heartbeat = threading.Thread(target=self._beat, name="ipyfleet-heartbeat", daemon=True)
+        self._heartbeat = threading.Thread(
+            target=self._beat, name="ipyfleet-heartbeat", daemon=True
+        )
 
     def open(self, wanted: dict[PortName, int]) -> None:
         """Bind the sockets and start the threads.
@@ -271,7 +273,7 @@ class KernelPorts:
         poller.register(self._wake_read, zmq.POLLIN)
         text: _Text | None = None
         while not self._closing:
-            poller.poll(None if self._text is None else TEXT_INTERVAL_S * 1000)
+            poller.poll(None if self._text is None else TEXT_INTERVAL_MS)
             self._read_wakeups()
             for name in own:
                 self._receive_all(name)
