@@ -40,18 +40,20 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 
 def block(executor: ipf.ViewExecutor, gate: Path, count: int = 2) -> list[futures.Future[str]]:
     """Submit tasks that wait for the gate."""
-    return [executor.submit(as_hold(), os.fspath(gate)) for _ in range(count)]
+    held = as_hold()
+    return [executor.submit(held, os.fspath(gate)) for _ in range(count)]
 
 
 def as_hold() -> Callable[[str], str]:
-    """Return `hold` in a form that travels by value."""
+    """Return a function that waits for a file; no two are the same, so nobody knows how long."""
+    mark = os.urandom(8)
 
     def held(path: str) -> str:
         import os
         import time
 
         give_up = time.monotonic() + 30
-        while not os.path.exists(path) and time.monotonic() < give_up:
+        while mark and not os.path.exists(path) and time.monotonic() < give_up:
             time.sleep(0.005)
         return path
 
@@ -236,6 +238,7 @@ def test_shutdown_cancels_maps(client: ipf.Client, gate: Path) -> None:
     executor = client.executor()
     values = executor.map(as_hold(), [os.fspath(gate)] * 30)
     executor.shutdown(wait=False, cancel_futures=True)
+    wait_until(lambda: len(client.outstanding) < 10, timeout_s=TIMEOUT_S)
     gate.touch()
     with pytest.raises(futures.CancelledError):
         list(values)

@@ -9,8 +9,8 @@ A `Future` must tell whether a call can still be cancelled, at once and for good
 keeps calls in a queue of its own, where cancelling is a matter of removing, and sends only about
 `SHARE_S` seconds of work per engine ahead: one call per engine of a function that it has not seen,
 more of one whose calls are known to be short. What was sent counts as running. A cancel still asks
-for a sent call back, since it may wait behind another; when the answer comes too late, after
-`cancel` has returned False, the call is sent again.
+for a sent call back, since it may wait behind another, unless somebody was told that it runs; when
+the answer comes too late, after `cancel` has returned False, the call is sent again.
 
 Calls that end make room for others. The thread that receives a result only takes a note
 (`_note_end`); the queue is fed by the I/O thread, or by a thread that waits for a future of this

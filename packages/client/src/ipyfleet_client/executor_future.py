@@ -45,8 +45,15 @@ class ExecutorFuture(AsyncResult):
         super().__init__(executor.view.client, call.work, single=call.single)
 
     def running(self) -> bool:
-        """Whether the call was handed to the engines and has not ended."""
-        return self._sent and not self.done()
+        """Whether the call was handed to the engines and has not ended.
+
+        Once this was true, `cancel` does not try to call it back.
+        """
+        with self._executor._verdict:
+            if not self._sent or self.done() or (self._cancel_asked and not self._cancel_refused):
+                return False
+            self._cancel_refused = True
+            return True
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the value of the call, after waiting for it.
@@ -90,7 +97,7 @@ class ExecutorFuture(AsyncResult):
         if executor._withdraw(self):
             self._end_cancelled()
             return True
-        if self.done():
+        if self.done() or self._cancel_refused:
             return self.cancelled()
         if not self._take_back(CANCEL_WAIT_S):
             with executor._verdict:
@@ -133,7 +140,7 @@ class ExecutorFuture(AsyncResult):
         work, executor = self._work, self._executor
         with executor._verdict:
             aborted = work.status.count(m.ABORTED) == work.total
-            again = aborted and self._cancel_refused
+            again = aborted and self._cancel_asked and self._cancel_refused
             self._cancel_won = aborted and self._cancel_asked and not again
         if again:
             self._cancel_asked = self._cancel_refused = False
