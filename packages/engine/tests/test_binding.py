@@ -261,6 +261,21 @@ def test_input_is_asked_of_the_frontend(shared: Any, frontend: Frontend) -> None
     assert ended.error.ename == "StdinNotImplementedError"
 
 
+def test_an_interrupt_ends_a_question(frontend: Frontend) -> None:
+    """Nobody has to answer `input()`; a late answer is not taken for that of the next question."""
+    cell = frontend.client.execute("input('first? ')", allow_stdin=True)
+    frontend.client.get_stdin_msg(timeout=TIMEOUT_S)
+    request = frontend.client.session.msg("interrupt_request", {})
+    frontend.client.control_channel.send(request)
+    assert frontend.reply(cell)["ename"] == "KeyboardInterrupt"
+    frontend.client.input("late")
+    cell = frontend.client.execute("import time; time.sleep(0.1); input('second? ')")
+    frontend.client.get_stdin_msg(timeout=TIMEOUT_S)
+    frontend.client.input("fresh")
+    ran = frontend.collect(cell)
+    assert ran.messages[-1][1]["data"]["text/plain"] == "'fresh'"
+
+
 def test_an_interrupt_ends_the_cell(frontend: Frontend) -> None:
     """``interrupt_request`` on the control port raises KeyboardInterrupt, awaited or not."""
     for code in ("import time; time.sleep(60)", "import asyncio; await asyncio.sleep(60)"):

@@ -35,6 +35,7 @@ TEXT_CHUNK_CHARS = 64 * 1024
 QUEUE_MAX_BYTES = 8 * 1024 * 1024
 LINGER_MS = 300
 _QUEUE_WAIT_S = 1.0
+_CLOSE_GRACE_S = 2.0
 _IOPUB_QUEUE_MESSAGES = 10_000
 
 PortName = Literal["shell", "control", "stdin", "iopub", "hb"]
@@ -146,9 +147,12 @@ class KernelPorts:
         self.publish(request, "shutdown_reply", {"status": "ok", "restart": False})
         self._closing = True
         self._wake()
-        self._thread.join()
+        self._thread.join(_CLOSE_GRACE_S)
+        if self._thread.is_alive():
+            log.warning("the ports of the bound kernel do not close")
+            return
         self._context.term()
-        self._heartbeat.join()
+        self._heartbeat.join(_CLOSE_GRACE_S)
         self._close_pipe()
 
     def _close_pipe(self) -> None:
@@ -218,7 +222,7 @@ class KernelPorts:
             message = self._session.msg("input_request", content, address.message)
             self._put("stdin", self._session.serialize(message, address.idents))
         while True:
-            # As long as the user thinks; SIGINT ends it.
+            # As long as the user thinks; SIGINT and SIGTERM end it.
             idents, value = self._answers.get()
             if idents == address.idents:
                 break
@@ -311,23 +315,31 @@ class KernelPorts:
                 frames = socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
-            try:
-                self._receive(name, frames)
-            except Exception:
-                # Anybody on this host may connect and send anything.
-                log.debug("a frontend's message on %s was dropped", name, exc_info=True)
+            self._receive(name, frames)
 
     def _receive(self, name: PortName, frames: list[bytes]) -> None:
         if name == "iopub":
             if frames[0][:1] == b"\x01":
                 self._welcome(frames[0][1:])
             return
-        idents, parts = self._session.feed_identities(frames)
-        message = self._session.deserialize(parts)
+        try:
+            idents, parts = self._session.feed_identities(frames)
+            message = self._session.deserialize(parts)
+        except Exception:
+            # Anybody on this host may connect and send anything.
+            log.debug("a frontend's message on %s was dropped", name, exc_info=True)
+            return
         if name == "stdin":
             self._answers.put((idents, str(message["content"].get("value", ""))))
         else:
-            self._on_request(Address(name, idents, message))
+            self._take_request(Address(name, idents, message))
+
+    def _take_request(self, address: Address) -> None:
+        try:
+            self._on_request(address)
+        except Exception:
+            # One request must not cost all frontends the kernel.
+            log.exception("a frontend's request failed")
 
     def _welcome(self, subscription: bytes) -> None:
         """Tell a frontend that it is subscribed (Jupyter enhancement proposal 65)."""
