@@ -81,12 +81,13 @@ def test_what_was_sent_is_asked_for(controller, executor):
     assert second.result(10) == 2
 
 
-def test_a_late_yes_is_taken_back(executor, controller):
+def test_a_late_yes_is_taken_back(rc, executor, controller):
     """A call that comes back after `cancel` has returned False is sent again."""
     controller.paused.set()
     future = executor.submit(abs, -7)
     future._cancel_asked = future._cancel_refused = True
     future._session.submit.cancel(future._work)
+    rc.queue_status()
     controller.paused.clear()
     assert future.result(10) == 7
     assert not future.cancelled()
