@@ -14,6 +14,7 @@ from ipyfleet_protocol.messages import PlacedRange, SeqRange
 
 
 def cancel(bench: Any, first: int, count: int, **options: Any) -> None:
+    """Take back tasks of the bench's first client."""
     bench.feed(ev.CancelEvent(bench.CLIENT, [SeqRange(first, count)], **options))
 
 
@@ -56,7 +57,7 @@ def test_no_force_no_kill(bench: Any) -> None:
 
 @pytest.mark.parametrize("retries", [0, 3])
 def test_a_cancelled_task_dies_with_its_engine(bench: Any, retries: int) -> None:
-    """It ends as aborted and is not tried again; what waited behind it runs elsewhere at no cost."""
+    """It ends as aborted, is not tried again; what waited behind it runs elsewhere at no cost."""
     bench.join(0)
     bench.warm()
     bench.submit(0, 4, retries=retries)

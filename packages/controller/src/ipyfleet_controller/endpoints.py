@@ -42,6 +42,8 @@ SEND_QUEUE = 1024
 LINGER_MS = 500
 """How long what was sent last may take to leave after the end."""
 
+_NOT_FOR: dict[FileRole, str] = {"client": "/engines", "engine": "/router"}
+
 ROLES: tuple[FileRole, ...] = ("engine", "client")
 
 
@@ -109,7 +111,11 @@ class ControllerSite:
         router.rcvhwm = 0
         try:
             make_private_dir(self._runtime_dir)
+            # Two on this host, so that a client may be suspended for a while and an engine not:
+            # options hold for what is bound after them.
             self._bind(f"ipc://{self._runtime_dir}/router")
+            self._set_heartbeat()
+            self._bind(f"ipc://{self._runtime_dir}/engines")
             if self._ip:
                 self._bind_tcp()
         except OSError as error:
@@ -133,7 +139,7 @@ class ControllerSite:
         return new_connection_info(
             instance=self.instance,
             role=role,
-            urls=self.urls,
+            urls=[url for url in self.urls if not url.endswith(_NOT_FOR[role])],
             location=self._location,
             blob_dir=str(self.blob_dir),
             cluster_id=self._cluster_id,
@@ -176,6 +182,17 @@ class ControllerSite:
                 f"a controller runs here already (pid {info.pid} on {info.hostname}, {path}); "
                 "stop it with `ipcluster stop`, or give this one another --cluster-id"
             )
+
+    def _set_heartbeat(self) -> None:
+        """Have connections made from here on drop when the other end is silent.
+
+        zmq's I/O threads send and answer the beats, so an engine whose C code holds the GIL is
+        heard, and one that is stopped is not. The broken connection is what the router notices.
+        """
+        limit_ms = int(self._heartbeat_s * 1000)
+        if limit_ms:
+            self.socket.heartbeat_ivl = max(1, limit_ms // 3)
+            self.socket.heartbeat_timeout = limit_ms
 
     def _bind(self, url: str) -> None:
         try:
