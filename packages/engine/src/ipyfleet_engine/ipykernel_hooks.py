@@ -9,7 +9,7 @@ says what it relies on, so that a release which breaks us breaks exactly that te
   runs in the main thread when a cell has top-level await, and uses ``kernel.io_loop`` to cancel
   it on SIGINT.
 * `FleetShell._showtraceback`: the one place through which IPython shows an error; it gets the
-  exception object, which the reply of ``do_execute`` has not.
+  exception object, which the reply of ``do_execute`` has not, and takes its text.
 * `render_traceback`: ``shell.InteractiveTB.structured_traceback`` and ``_render_traceback_``, as
   ``shell.showtraceback`` uses them, for an exception that is not the current one; and the
   traceback that the former remembers (``InteractiveTB.tb``).
@@ -80,6 +80,11 @@ class FleetShell(ZMQInteractiveShell):
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         self.last_shown = evalue
+        try:
+            str(evalue)
+        except Exception:  # noqa: BLE001 - the exception's own code runs here
+            # ipykernel asks again, and would fail in the place of the cell.
+            evalue = f"<the text of this {etype.__name__} cannot be shown>"
         super()._showtraceback(etype, evalue, stb)  # type: ignore[no-untyped-call]
 
     def _tee(self, channel: str) -> AbstractContextManager[None]:

@@ -112,7 +112,14 @@ class FleetKernel(IPythonKernel):
         self.set_parent([], parent)  # type: ignore[no-untyped-call]
         shell.last_shown = None
         execute: Any = self.do_execute
-        reply: dict[str, Any] = await execute(code, silent, store_history=not silent)
+        try:
+            reply: dict[str, Any] = await execute(code, silent, store_history=not silent)
+        except Exception:
+            # `do_execute` fails at an exception whose text cannot be had: that is the cell's error.
+            shown, shell.last_shown = shell.last_shown, None
+            if shown is None:
+                raise
+            raise shown from None
         publish_pages(self, reply)
         if reply["status"] == "error":
             reply["exception"] = shell.last_shown

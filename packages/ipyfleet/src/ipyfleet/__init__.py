@@ -67,7 +67,7 @@ if TYPE_CHECKING:
         require,
     )
     from ipyfleet_cluster import Cluster, ClusterManager
-    from ipyfleet_engine import bind_kernel
+    from ipyfleet_engine import bind_kernel, publish_data
     from ipyfleet_protocol.namespace import Reference
     from ipyfleet_protocol.serialize import use_cloudpickle, use_dill, use_pickle
 
@@ -122,6 +122,7 @@ __all__ = [
     "interactive",
     "load_ipython_extension",
     "parallel",
+    "publish_data",
     "register_joblib_backend",
     "remote",
     "require",
@@ -153,7 +154,7 @@ _ELSEWHERE = {
         "require",
     ),
     "ipyfleet_cluster": ("Cluster", "ClusterManager"),
-    "ipyfleet_engine": ("bind_kernel",),
+    "ipyfleet_engine": ("bind_kernel", "publish_data"),
     "ipyfleet_protocol.namespace": ("Reference",),
     "ipyfleet_protocol.serialize": ("use_cloudpickle", "use_dill", "use_pickle"),
 }
