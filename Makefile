@@ -11,7 +11,8 @@ JOBS ?= 2
 SERVICES := postgresql \
     xvfb xdotool libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 \
     libxcb-render-util0 libxcb-shape0 libxcb-xkb1 libxkbcommon-x11-0 libegl1 libgl1 libdbus-1-3 \
-    libfontconfig1 fonts-dejavu-core
+    libfontconfig1 fonts-dejavu-core \
+    chromium chromium-driver r-base-core
 
 TOX_REQUIREMENT := tox>=4.23,<5
 TOX := .venv/bin/python -m tox

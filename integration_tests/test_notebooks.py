@@ -2,7 +2,8 @@
 
 A code cell may carry ``metadata.expect``: ``text`` is a regular expression that the cell's text
 outputs must match, ``error`` one for its error (the cell must then fail), ``images`` the number of
-PNGs. All other cells must succeed; the notebooks assert on values themselves.
+PNGs. All other cells must succeed; the notebooks assert on values themselves. A notebook's
+``metadata.requires`` names modules without which it is skipped.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ def test_notebook(path: Path, ipcluster: Path, monkeypatch: pytest.MonkeyPatch) 
     """Every cell of the notebook does what it says, with `ipcluster start -n 4` running."""
     monkeypatch.setenv("IPYTHONDIR", os.fspath(ipcluster))
     notebook = nbformat.read(path, as_version=4)
+    for module in notebook.metadata.get("requires", ()):
+        pytest.importorskip(module, reason=f"needs {module}", exc_type=Exception)
     runner = NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=False)
     runner.execute(cwd=os.fspath(path.parent))
     for cell in notebook.cells:

@@ -14,6 +14,7 @@ class Result:
         self._work = SimpleNamespace(total=3, name="work")
         self._streamer: Any = SimpleNamespace(around=None)
         self.progress = 0
+        self.elapsed = 0.0
 
     def ready(self) -> bool:
         return self.progress == 3
@@ -73,3 +74,14 @@ def test_broken_widget_becomes_text(monkeypatch, capsys):
     bar.show(1)
     bar.close()
     assert "1/3" in capsys.readouterr().err
+
+
+def test_remaining_time_counts_from_the_call(capsys):
+    """What was done before one began to wait counts for the rate, with the time that it took."""
+    bar = ProgressBar(100, "work", "tasks", widget=False)
+    bar.started(50.0)
+    bar.show(50)
+    assert 49 < bar._bar.format_dict["elapsed"] < 51
+    assert bar._bar.format_dict["rate"] is None or bar._bar.format_dict["rate"] < 2
+    bar.close()
+    assert "00:50<00:50" in capsys.readouterr().err

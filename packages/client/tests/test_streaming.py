@@ -150,7 +150,7 @@ def test_same_errors_are_shown_once(streamer, capsys):
 
 def test_error_of_a_running_call_is_not_held_for_long(streamer, capsys, monkeypatch):
     """While other engines are at work an error is shown soon, not at the very end."""
-    monkeypatch.setattr("ipyfleet_client.streaming.ERRORS_S", 0.0)
+    monkeypatch.setattr("ipyfleet_client.streaming.ENDINGS_S", 0.0)
     content = msgspec.msgpack.encode({"ename": "E", "evalue": "v", "traceback": ["the lines"]})
     streamer._session.plan = [lambda: _emit(streamer, 0, "error", content)]
     assert not streamer.wait(lambda: False, 0.05)

@@ -34,7 +34,8 @@ def make_bar(total: int, description: str, unit: str, widget: bool | None = None
     hidden = bool(os.environ.get("IPP_NONINTERACTIVE"))
     # tqdm's monitor would leave a thread behind; this bar is updated often anyway.
     quiet_class: Any = type("Bar", (bar_class,), {"monitor_interval": 0})
-    return quiet_class(total=total, desc=description, unit=unit, disable=hidden)
+    # The remaining time by the mean since the start, as work that comes in batches has it.
+    return quiet_class(total=total, desc=description, unit=unit, disable=hidden, smoothing=0)
 
 
 def _in_kernel() -> bool:
@@ -61,6 +62,15 @@ class ProgressBar:
         """Show how much is done."""
         if self._bar is not None:
             self._do(lambda: self._bar.update(done - self._bar.n))
+
+    def started(self, seconds_ago: float) -> None:
+        """Say when the work began, which the remaining time is estimated by."""
+        if self._bar is not None:
+            # Hidden bars have no clock; none may start later than it was shown first.
+            shown_at = getattr(self._bar, "start_t", 0.0)
+            self._do(
+                lambda: setattr(self._bar, "start_t", min(shown_at, time.time() - seconds_ago))
+            )
 
     def step_aside(self, write: Callable[[], None]) -> None:
         """Take the bar off the screen while something else is written."""
@@ -93,6 +103,7 @@ def wait_with_bar(
     work = result._work
     total = work.total if not hasattr(result, "_ends") else len(result)
     bar = ProgressBar(total, work.name, "tasks", widget)
+    bar.started(result.elapsed)
     streamer = result._streamer
     if streamer is not None:
         streamer.around = bar.step_aside

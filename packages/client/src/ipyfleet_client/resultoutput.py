@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ipyfleet_client.merging import merge_texts
 from ipyfleet_client.metadata import metadata_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ipyfleet_client.pending import Work
     from ipyfleet_client.session import Session
 
+Sink: TypeAlias = Callable[[int, TaskOutput], None]
 GroupBy = Literal["type", "engine", "order"]
 
 
@@ -41,6 +42,8 @@ class ResultOutput:
 
         def wait(self, timeout: float | None = -1) -> Any:
             """As `AsyncResult.wait`."""
+
+        def _sources(self) -> list[tuple[Work, int]]: ...
 
         def _wait_until(self, predicate: Callable[[], object], timeout: float | None) -> bool: ...
 
@@ -64,18 +67,35 @@ class ResultOutput:
             >>> with ar.stream_output():  # doctest: +SKIP
             ...     ar.wait()
         """
-        work = self._work
-        streamer = OutputStreamer(self._session, work, self._single)
-        if work.sinks is None:
-            work.sinks = []
-        work.sinks.append(streamer.note)
+        streamer = OutputStreamer(self._session, self._work, self._single)
+        sinks = self._attach(streamer)
         self._streamer = streamer
         try:
             yield
         finally:
             self._streamer = None
-            work.sinks.remove(streamer.note)
+            for work, sink in sinks:
+                if work.sinks is not None:
+                    work.sinks.remove(sink)
             streamer.finish()
+
+    def _attach(self, streamer: OutputStreamer) -> list[tuple[Work, Sink]]:
+        """Have a streamer told of output; return what is to be taken back."""
+        positions: dict[int, tuple[Work, dict[int, int]]] = {}
+        for position, (work, index) in enumerate(self._sources()):
+            positions.setdefault(id(work), (work, {}))[1][index] = position
+        sinks: list[tuple[Work, Sink]] = []
+        for work, places in positions.values():
+
+            def note(index: int, output: TaskOutput, places: dict[int, int] = places) -> None:
+                if index in places:
+                    streamer.note(places[index], output)
+
+            if work.sinks is None:
+                work.sinks = []
+            work.sinks.append(note)
+            sinks.append((work, note))
+        return sinks
 
     def display_outputs(self, groupby: str = "type", result_only: bool = False) -> None:
         """Show what the tasks have printed and displayed, each behind ``[stdout:0]`` and the like.

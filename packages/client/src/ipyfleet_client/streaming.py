@@ -8,9 +8,9 @@ Theory of operation
 Items are shown by the thread that waits. What arrives within `GATHER_S` is one batch and is shown
 in the order of the engines, whichever was first; the batch is shown at once when the wait is over.
 The first batch may take longer, since engines need different times to get going.
-Within a batch values come last: they are the last thing that a task says, so no task's own order
-changes. For the same reason errors may wait a little longer, `ERRORS_S`, for those of other
-engines, since of tracebacks that are the same only one is shown.
+Values and errors are the last that a task says, or nearly so: they wait until the wait is over, or
+a little longer than text, `ENDINGS_S`, for those of other engines and for plots, which a kernel
+publishes after the value. Of tracebacks that are the same only one is shown.
 """
 
 from __future__ import annotations
@@ -39,13 +39,11 @@ GATHER_S = 0.03
 GATHER_FIRST_S = 0.1
 """The same for the first output of all: unless all engines have said something."""
 
-ERRORS_S = 0.3
-"""How long an error waits for those of the other engines."""
+ENDINGS_S = 0.3
+"""How long a value or an error waits for those of the other engines."""
 
 LAST_OUTPUT_S = 1.0
 """How long output may lag behind the last result."""
-
-_VALUES_LAST = {"execute_result": 1}
 
 _display_ids: weakref.WeakKeyDictionary[Any, DisplayIds] = weakref.WeakKeyDictionary()
 """Of each session: what engines have displayed, which later cells may update."""
@@ -63,8 +61,9 @@ class OutputStreamer:
         self._screen = make_screen(single, _display_ids.setdefault(session, {}))
         self._shown: dict[int, int] = {}
         self._failed: set[int] = set()
+        self._values: list[tuple[int, ExecuteReply]] = []
         self._failures: list[tuple[int, RemoteError]] = []
-        self._failures_due_at: float | None = None
+        self._endings_due_at: float | None = None
         self._report = ErrorReport(CompositeError.tb_limit)
         self.news: deque[int] = deque(work.outputs or ())
         self.around: Callable[[Callable[[], None]], None] | None = None
@@ -87,11 +86,11 @@ class OutputStreamer:
             deadline = time.monotonic() + timeout_s
         while True:
             refresh_at = self._screen.refresh(time.monotonic())
-            times = (deadline, refresh_at, self._failures_due_at)
+            times = (deadline, refresh_at, self._endings_due_at)
             until = min((t for t in times if t is not None), default=None)
             left = None if until is None else max(0.0, until - time.monotonic())
             if session.wait_until(lambda: predicate() or self.news, left) and not predicate():
-                self._gather(predicate, deadline)
+                self._gather(predicate)
             if predicate():
                 self.finish()
                 return True
@@ -100,15 +99,15 @@ class OutputStreamer:
                 self._screen.refresh(time.monotonic())
                 return False
 
-    def _gather(self, predicate: Callable[[], object], deadline: float | None) -> None:
-        """Give the other engines a moment after the first has said something."""
-        first = not self._shown
-        gather_s = GATHER_FIRST_S if first else GATHER_S
-        if deadline is not None:
-            gather_s = min(gather_s, max(0.0, deadline - time.monotonic()))
-        total = self._work.total
+    def _gather(self, predicate: Callable[[], object]) -> None:
+        """Give the other engines a moment after the first has said something.
+
+        It may outlast the wait's timeout a little: a wait in short pieces should gather, too.
+        """
+        first, total = not self._shown, self._work.total
         self._session.wait_until(
-            lambda: predicate() or (first and len(set(self.news)) >= total), gather_s
+            lambda: predicate() or (first and len(set(self.news)) >= total),
+            GATHER_FIRST_S if first else GATHER_S,
         )
 
     def flush(self) -> None:
@@ -122,18 +121,18 @@ class OutputStreamer:
             items = output.items if output is not None else []
             for position in range(self._shown.get(index, 0), len(items)):
                 kind, content = items[position]
-                batch.append((_VALUES_LAST.get(kind, 0), index, position, kind, content))
+                batch.append((index, position, kind, content))
             self._shown[index] = len(items)
-        batch.sort(key=lambda entry: entry[:3])
-        due_at = self._failures_due_at
+        batch.sort(key=lambda entry: entry[:2])
+        due_at = self._endings_due_at
         if not batch and (due_at is None or time.monotonic() < due_at):
             return
 
         def show() -> None:
-            for _, index, _, kind, content in batch:
+            for index, _, kind, content in batch:
                 self._show(index, kind, content)
-            if self._failures_due_at is not None and time.monotonic() >= self._failures_due_at:
-                self._show_failures()
+            if self._endings_due_at is not None and time.monotonic() >= self._endings_due_at:
+                self._show_endings()
 
         if self.around is not None:
             self.around(show)
@@ -149,8 +148,7 @@ class OutputStreamer:
         for index, status in enumerate(work.status if work.failures else ()):
             if status not in (OK, PENDING) and index not in self._failed:
                 self._note_unpublished(index)
-        if self._failures:
-            self._show_failures()
+        self._show_endings()
         self._screen.refresh(None)
 
     def _show(self, index: int, kind: str, content: Any) -> None:
@@ -164,7 +162,8 @@ class OutputStreamer:
         elif kind == "execute_result":
             metadata = metadata_of(self._session, self._work, index)
             reply = ExecuteReply(int(content.get("execution_count") or 0), metadata)
-            self._screen.show_value(reply)
+            self._values.append((index, reply))
+            self._hold_endings()
         elif kind == "error":
             self._note_failure(index, engine, content)
 
@@ -185,11 +184,17 @@ class OutputStreamer:
         traceback = list(content.get("traceback") or ())
         error = RemoteError(str(content.get("ename")), str(content.get("evalue")), traceback, info)
         self._failures.append((index, error))
-        if self._failures_due_at is None:
-            self._failures_due_at = time.monotonic() + ERRORS_S
+        self._hold_endings()
 
-    def _show_failures(self) -> None:
+    def _hold_endings(self) -> None:
+        if self._endings_due_at is None:
+            self._endings_due_at = time.monotonic() + ENDINGS_S
+
+    def _show_endings(self) -> None:
+        values = sorted(self._values, key=lambda value: value[0])
         failures = sorted(self._failures, key=lambda failure: failure[0])
-        self._failures, self._failures_due_at = [], None
+        self._values, self._failures, self._endings_due_at = [], [], None
+        for _, reply in values:
+            self._screen.show_value(reply)
         for text in self._report.render(error for _, error in failures):
             self._screen.show_error(text)
