@@ -1,10 +1,8 @@
 """The client of an ipyfleet cluster: Client, views, asynchronous results.
 
-The public names; everything else in the package is private. What few use is imported with its
-first use (PEP 562): `Pool`, which needs `multiprocessing`, and the joblib backend.
+The public names; everything else in the package is private. `pool` and `joblib_backend` are for the
+umbrella package, whose `Pool` and `register_joblib_backend` also find a cluster.
 """
-
-from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.client import Client
@@ -28,10 +26,6 @@ from ipyfleet_client.views.direct import DirectView
 from ipyfleet_protocol.namespace import Reference
 from ipyfleet_protocol.serialize import use_cloudpickle, use_dill, use_pickle
 
-if TYPE_CHECKING:
-    from ipyfleet_client.joblib_backend import register_joblib_backend
-    from ipyfleet_client.pool import Pool
-
 __version__ = "0.1.0"
 
 __all__ = [
@@ -46,29 +40,15 @@ __all__ = [
     "LoadBalancedView",
     "Metadata",
     "ParallelFunction",
-    "Pool",
     "Reference",
     "RemoteFunction",
     "ViewExecutor",
     "__version__",
     "interactive",
     "parallel",
-    "register_joblib_backend",
     "remote",
     "require",
     "use_cloudpickle",
     "use_dill",
     "use_pickle",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Pool":
-        from ipyfleet_client.pool import Pool
-
-        return Pool
-    if name == "register_joblib_backend":
-        from ipyfleet_client.joblib_backend import register_joblib_backend
-
-        return register_joblib_backend
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

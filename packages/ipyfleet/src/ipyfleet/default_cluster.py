@@ -40,7 +40,7 @@ def connect(n: int | None = None) -> tuple[Client, Cluster | None]:
 
 
 class Pool(ipyfleet_client.pool.Pool):
-    """As `ipyfleet_client.Pool`, and `view` may be left out.
+    """As `ipyfleet_client.pool.Pool`, and `view` may be left out.
 
     Then the pool uses the default cluster if one runs, and else starts one with `processes` engines
     that ends with the pool.
