@@ -170,3 +170,17 @@ def test_values_are_kept_once(rc):
     assert all(segment._frames is None for segment in segments)
     assert len(ar.get()) == 100_000
     assert ar.completed >= ar.started
+
+
+def test_output_of_parts_is_streamed(rc, controller, capsys):
+    """What a part's task prints is shown while one waits for the part, and nothing else is."""
+    controller.paused.set()
+    parts = rc[:].apply_async(print, "hello").split()
+    joined = AsyncResult.join(parts[1])
+    with joined.stream_output():
+        controller.paused.clear()
+        assert joined.wait(5)
+    assert capsys.readouterr().out == "[stdout:1] hello\n"
+    with parts[0].stream_output():
+        assert parts[0].wait(5)
+    assert "hello" in capsys.readouterr().out

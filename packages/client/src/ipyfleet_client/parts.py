@@ -51,6 +51,12 @@ class ResultParts:
                 part._origins = [(self, index)]
         return list(self._parts)
 
+    def _sources(self) -> list[tuple[Work, int]]:
+        """Where each task came from: the works that are told of output as it arrives."""
+        if not self._origins:
+            return [(self._work, index) for index in range(self._work.total)]
+        return [origin._sources()[place] for origin, place in self._origins]
+
     @classmethod
     def join(cls, *results: AsyncResult) -> Self:
         """Return one result of the tasks of several; the inverse of `split`.
