@@ -15,6 +15,7 @@ class Result:
         self._streamer: Any = SimpleNamespace(around=None)
         self.progress = 0
         self.elapsed = 0.0
+        self._n_items = 3
 
     def ready(self) -> bool:
         return self.progress == 3

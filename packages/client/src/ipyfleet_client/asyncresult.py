@@ -356,6 +356,11 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
     def __len__(self) -> int:
         return self._work.total
 
+    @property
+    def _n_items(self) -> int:
+        """What `progress` counts up to; known without waiting."""
+        return self._work.total
+
     def _item(self, index: int) -> Any:
         """Return the value of one task that has ended, or raise its error."""
         value = self._value(index)
@@ -498,7 +503,7 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
     def __repr__(self) -> str:
         state = ":finished" if self.ready() else ""
         if not state and not self._single and self.progress:
-            state = f": {self.progress} of {len(self)}"
+            state = f": {self.progress} of {self._n_items}"
         return f"<{type(self).__name__}: {self._work.name}{state}>"
 
     def _repr_html_(self) -> str:

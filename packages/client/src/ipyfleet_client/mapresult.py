@@ -54,6 +54,10 @@ class AsyncMapResult(AsyncResult):
         self._ends = None if chunks is None else array("Q", accumulate(chunks))
 
     def __len__(self) -> int:
+        return self._n_items
+
+    @property
+    def _n_items(self) -> int:
         if self._ends is None:
             return self._work.total
         return self._ends[-1] if self._ends else 0

@@ -101,8 +101,7 @@ def wait_with_bar(
         return
     deadline = None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
     work = result._work
-    total = work.total if not hasattr(result, "_ends") else len(result)
-    bar = ProgressBar(total, work.name, "tasks", widget)
+    bar = ProgressBar(result._n_items, work.name, "tasks", widget)
     bar.started(result.elapsed)
     streamer = result._streamer
     if streamer is not None:

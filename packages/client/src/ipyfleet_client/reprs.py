@@ -29,7 +29,7 @@ def result_html(result: AsyncResult) -> str:
     name = escape(work.name)
     kind = type(result).__name__
     if not result.ready():
-        done, total = result.progress, _length(result)
+        done, total = result.progress, result._n_items
         return (
             f"<div><b>{kind}</b> <code>{name}</code>: {done} of {total} done, "
             f"{duration(result.elapsed)} since the call<br>"
@@ -85,14 +85,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def _length(result: AsyncResult) -> int:
-    # A gathered sequence has its length only when it is here.
-    try:
-        return len(result) if hasattr(result, "_ends") else result._work.total
-    except (IPythonError, TimeoutError):
-        return result._work.total
 
 
 def _engines_of(result: AsyncResult) -> str:
