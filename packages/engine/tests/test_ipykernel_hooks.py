@@ -169,6 +169,34 @@ def test_input_is_refused_by_cells_and_by_other_tasks(kernel: FleetKernel) -> No
         getpass.getpass()
 
 
+def test_what_cells_print_is_not_kept(kernel: FleetKernel) -> None:
+    """`FleetShell._tee`: `run_cell` asks it to copy what is printed into the history."""
+    run(kernel, "print('x' * 1000)")
+    assert not kernel.shell.history_manager.outputs.get(kernel.shell.execution_count - 1)
+
+
+def test_shell_escapes_go_through_one_method(kernel: FleetKernel) -> None:
+    """`FleetShell.system_piped` is what `!` calls; variables are those of the namespace."""
+    reply, _ = run(kernel, "word = 'there'\n!test {word} = $word && exit 3\nassert _exit_code == 3")
+    assert reply["status"] == "ok"
+    reply, _ = run(kernel, "!sleep 1 &")
+    assert reply["ename"] == "OSError"
+
+
+def test_pages_are_displayed(kernel: FleetKernel) -> None:
+    """`publish_pages`: what a pager would show is a payload of the reply."""
+    _, items = run(kernel, "len?")
+    [page] = [msgspec.msgpack.decode(i.content) for i in items if i.kind == "display_data"]
+    assert "number of items" in page["data"]["text/plain"]
+
+
+def test_an_exception_without_text_is_the_cells_error(kernel: FleetKernel) -> None:
+    """ipykernel asks for its text, in `_showtraceback` and in `do_execute`, and would fail."""
+    run(kernel, "class Mute(Exception):\n    def __str__(self):\n        1 / 0")
+    with pytest.raises(kernel.namespace["Mute"]):
+        run(kernel, "raise Mute")
+
+
 def test_the_parent_of_output_is_the_running_task(kernel: FleetKernel) -> None:
     """Widgets' Output captures by `kernel.get_parent()['header']['msg_id']`."""
     reply, items = run(

@@ -103,6 +103,12 @@ class IPEngineApp(Application):
     startup_script = Unicode("", help="A file to run in each engine's namespace first.").tag(
         config=True
     )
+    output_max_bytes = Int(
+        8 * 1024 * 1024,
+        min=64 * 1024,
+        help="Bytes of output that an engine holds until they are sent; beyond it the oldest is "
+        "dropped, and the output says so.",
+    ).tag(config=True)
     startup_command = Unicode("", help="Code to run in each engine's namespace first.").tag(
         config=True
     )
@@ -121,6 +127,7 @@ class IPEngineApp(Application):
         "controller-timeout": "IPEngineApp.controller_timeout",
         "respawn": "IPEngineApp.respawn",
         "startup-script": "IPEngineApp.startup_script",
+        "output-max-bytes": "IPEngineApp.output_max_bytes",
         "s": "IPEngineApp.startup_script",
         "startup-command": "IPEngineApp.startup_command",
         "c": "IPEngineApp.startup_command",
@@ -285,6 +292,7 @@ class IPEngineApp(Application):
             f"--timeout={self.timeout}",
             f"--log-level={self.log_level}",
             f"--profile-dir={self.profile_path}",
+            f"--output-max-bytes={self.output_max_bytes}",
             f"--startup-script={self.startup_script}",
             f"--startup-command={self.startup_command}",
         ]
@@ -309,7 +317,7 @@ class IPEngineApp(Application):
         from .kernel import make_kernel
         from .output import OutputCollector
 
-        return make_kernel(OutputCollector(), self.config)
+        return make_kernel(OutputCollector(self.output_max_bytes), self.config)
 
     @staticmethod
     def _warm_up(kernel: FleetKernel) -> None:

@@ -44,7 +44,7 @@ def publish_data(data: Mapping[str, Any]) -> None:
         raise TypeError(f"publish_data() takes a mapping, not {type(data).__name__}")
     collector = _collector()
     packed = pack(dict(data))
-    frames = [packed.pickle, *packed.buffers]
+    frames: list[Any] = [packed.pickle, *packed.buffers]
     n_bytes = sum(memoryview(frame).nbytes for frame in frames)
     if n_bytes > collector.max_bytes // 2:
         raise ValueError(

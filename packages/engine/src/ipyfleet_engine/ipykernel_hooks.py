@@ -37,7 +37,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ class FleetShell(ZMQInteractiveShell):
             evalue = f"<the text of this {etype.__name__} cannot be shown>"
         super()._showtraceback(etype, evalue, stb)  # type: ignore[no-untyped-call]
 
-    def _tee(self, channel: str) -> AbstractContextManager[None]:
+    def _tee(self, channel: str) -> Any:
         # IPython keeps a copy of all that cells print in its history, for saving notebooks.
         return nullcontext()
 

@@ -56,7 +56,7 @@ def install_thread_hooks() -> None:
     if hasattr(threading.Thread.start, "__wrapped__"):
         return
     start = threading.Thread.start
-    submit = ThreadPoolExecutor.submit
+    submit: Callable[..., Future[Any]] = ThreadPoolExecutor.submit
 
     @functools.wraps(start)
     def start_for_owner(self: threading.Thread) -> None:

@@ -117,6 +117,6 @@ def install_streams(collector: OutputCollector, log: TextIO) -> None:
     assert sys.__stdout__ is not None and sys.__stderr__ is not None
     for real in (sys.__stdout__, sys.__stderr__):
         # Forked processes write there; their output is to be live.
-        real.reconfigure(line_buffering=True)  # type: ignore[attr-defined]
+        real.reconfigure(line_buffering=True)
     sys.stdout = TaskStream(collector, "stdout", sys.__stdout__, log)
     sys.stderr = TaskStream(collector, "stderr", sys.__stderr__, log)
