@@ -93,6 +93,7 @@ class Engine:
         self._capture = FdCapture(kernel.collector)
         self._binding = Binding(kernel, settings.mark)
         self._blobs = BlobStore(Path(settings.info.blob_dir), settings.peer)
+        self._masks: dict[int, set[Any]] = {}
         self._loop: asyncio.AbstractEventLoop
         self._runner: TaskRunner
         self._channel: TaskChannel
@@ -119,7 +120,11 @@ class Engine:
         self._capture.start()
         install_streams(self._kernel.collector, self._capture.log)
         self._binding.install(self._capture.log)
-        os.register_at_fork(after_in_child=self._let_go)
+        os.register_at_fork(
+            before=self._hold_signals,
+            after_in_parent=self._release_signals,
+            after_in_child=self._let_go,
+        )
         if "" not in sys.path:
             # As in every IPython kernel: modules are found in the current directory.
             sys.path.insert(0, "")
@@ -199,6 +204,20 @@ class Engine:
         if in_user_code(frame):
             raise SystemExit(128 + signum)
 
+    def _hold_signals(self) -> None:
+        """Let no signal reach a forked process before it has stopped being an engine.
+
+        A pool that ends at once sends SIGTERM to a worker in its first microseconds; the handler
+        that it still has would tell the engine.
+        """
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        self._masks[threading.get_ident()] = mask
+
+    def _release_signals(self) -> None:
+        mask = self._masks.pop(threading.get_ident(), None)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
     def _let_go(self) -> None:
         """Stop being an engine, in a process that user code has forked (multiprocessing, say).
 
@@ -209,6 +228,7 @@ class Engine:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._kernel.collector.detach()
         self._binding.forget()
+        self._release_signals()
 
     def _stop(self) -> None:
         self._runner.stopping = True
