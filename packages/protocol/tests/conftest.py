@@ -63,6 +63,8 @@ JOINED = m.EngineInfo(3, ENGINE, "h", "farm7", 4711)
 QUESTIONS: list[m.Question] = [
     m.QueueStatus([0, 1], True),
     m.FetchResults([f"{CLIENT.hex()}_1"], True),
+    m.AwaitResults([f"{CLIENT.hex()}_1"]),
+    m.FetchRequests([f"{CLIENT.hex()}_1"]),
     m.TaskHistory(),
     m.FindRecords(b"\x80", ["msg_id"]),
     m.PurgeRecords(None, [2]),

@@ -45,6 +45,20 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from .questions import AwaitResults as AwaitResults
+from .questions import FetchRequests as FetchRequests
+from .questions import FetchResults as FetchResults
+from .questions import FindRecords as FindRecords
+from .questions import OnEngineStart as OnEngineStart
+from .questions import PurgeRecords as PurgeRecords
+from .questions import Question as Question
+from .questions import QueueStatus as QueueStatus
+from .questions import ShutdownCluster as ShutdownCluster
+from .questions import StartCall as StartCall
+from .questions import TaskHistory as TaskHistory
+from .structs import Message as Message
+from .structs import Part as Part
+
 PROTOCOL_VERSION = 1
 """Raised whenever a peer of the version before would misread a message."""
 
@@ -70,17 +84,6 @@ OutputKind: TypeAlias = Literal[
     "comm_msg",
     "comm_close",
 ]
-
-
-class Part(msgspec.Struct, array_like=True, forbid_unknown_fields=False):
-    """Base of the parts of messages.
-
-    Fields are positional on the wire; a new one goes to the end and has a default.
-    """
-
-
-class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=False):
-    """Base of all messages. The tag, the class's name, is the first element on the wire."""
 
 
 # -- parts ------------------------------------------------------------------------------------
@@ -305,13 +308,6 @@ class PlacedRange(Part):
 # -- session ----------------------------------------------------------------------------------
 
 
-class StartCall(Part):
-    """A function that engines call when they join: its name and the frames of its pickle."""
-
-    name: str
-    frames: list[bytes]
-
-
 class Hello(Message, tag="Hello"):
     """The first message on a channel. A controller answers `Welcome` or `Refused`.
 
@@ -355,10 +351,10 @@ class Welcome(Message, tag="Welcome"):
 
     instance: bytes
     engine_id: int = -1
-    engines: list[EngineInfo] = []
+    engines: list[EngineInfo] = msgspec.field(default_factory=list)
     host: str = ""
     blob_dir: str = ""
-    start_calls: list[StartCall] = []
+    start_calls: list[StartCall] = msgspec.field(default_factory=list)
 
 
 class Refused(Message, tag="Refused"):
@@ -486,8 +482,8 @@ class Output(Message, tag="Output"):
 class EnginesChanged(Message, tag="EnginesChanged"):
     """The controller to every client: engines joined, engines lost."""
 
-    joined: list[EngineInfo] = []
-    lost: list[EngineLost] = []
+    joined: list[EngineInfo] = msgspec.field(default_factory=list)
+    lost: list[EngineLost] = msgspec.field(default_factory=list)
 
 
 class EngineExited(Message, tag="EngineExited"):
@@ -583,92 +579,6 @@ class ControlReply(Message, tag="ControlReply"):
     engine: int
     error: ErrorInfo | None = None
     content: bytes = b""
-
-
-class QueueStatus(Part, tag="queue_status"):
-    """Per engine: numbers of queued and completed tasks, or their msg_ids if `verbose`."""
-
-    targets: list[int] | None = None
-    verbose: bool = False
-
-
-class FetchResults(Part, tag="fetch_results"):
-    """The records of tasks, with their results unless `status_only`.
-
-    The reply's content maps each msg_id to its record or null for an unknown one; the frames of a
-    completed task's result come in the order of `msg_ids`.
-    """
-
-    msg_ids: list[str]
-    status_only: bool = False
-
-
-class AwaitResults(Part, tag="await_results"):
-    """As `FetchResults`, at once, and again, with the tasks that have ended since, until all have.
-
-    So there are several replies to one request; it is over when each task's record has a status.
-    """
-
-    msg_ids: list[str]
-
-
-class FetchRequests(Part, tag="fetch_requests"):
-    """Tasks as they were submitted, as far as the controller still has them.
-
-    The reply's content maps each msg_id to null or to a dictionary with ``options`` (`Options`),
-    ``function`` (`Function` or null), ``target`` (engine id or null), ``frames``: how many frames
-    of the reply are the function's (0 where an earlier msg_id brought them) and ``payload``: how
-    many are the arguments'.
-    """
-
-    msg_ids: list[str]
-
-
-class TaskHistory(Part, tag="history"):
-    """All msg_ids in the database, in the order of submission."""
-
-
-class FindRecords(Part, tag="db_query"):
-    """Records that match a query in the database's query language; `query` is msgpack."""
-
-    query: bytes
-    keys: list[str] | None = None
-
-
-class PurgeRecords(Part, tag="purge"):
-    """Drop completed records: those of `msg_ids`, of the tasks of `engine_ids`, or all."""
-
-    msg_ids: list[str] | None = None
-    engine_ids: list[int] | None = None
-
-
-class ShutdownCluster(Part, tag="shutdown"):
-    """Stop engines (all if `targets` is None); with `hub`, the controller too."""
-
-    targets: list[int] | None = None
-    hub: bool = False
-
-
-class OnEngineStart(Part, tag="on_engine_start"):
-    """Have each engine that joins from now on call a function, without arguments, first of all.
-
-    One with the name of another takes its place; with no frames the other is only forgotten.
-    """
-
-    call: StartCall
-
-
-Question: TypeAlias = (
-    QueueStatus
-    | FetchResults
-    | AwaitResults
-    | FetchRequests
-    | TaskHistory
-    | FindRecords
-    | PurgeRecords
-    | ShutdownCluster
-    | OnEngineStart
-)
 
 
 class Request(Message, tag="Request"):
