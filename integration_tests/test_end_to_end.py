@@ -164,7 +164,7 @@ def test_lazy_map_over_an_endless_iterator(rc: ipf.Client) -> None:
     stream = rc.load_balanced_view().imap(lambda x: x * x, count())
     assert [next(stream) for _ in range(100)] == [n * n for n in range(1, 101)]
     stream.cancel()
-    assert taken < 5000
+    assert taken < 10_000  # a window of tiny tasks ahead, not the whole input
 
 
 def test_many_threads_share_a_client(rc: ipf.Client) -> None:
