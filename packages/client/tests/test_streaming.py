@@ -6,6 +6,7 @@ import pytest
 
 from ipyfleet_client import screens
 from ipyfleet_client.outputs import TaskOutput
+from ipyfleet_client.pending import PENDING
 from ipyfleet_client.streaming import OutputStreamer
 from ipyfleet_protocol.messages import FAILED, OK, ErrorInfo, OutputItem
 
@@ -46,6 +47,11 @@ class Work:
         self.status[index] = FAILED
         self.failures += 1
         self.errors[index] = ErrorInfo(name, "why", [], engine_id=10 + index)
+
+
+class _Metadata(dict[str, Any]):
+    def __init__(self) -> None:
+        super().__init__(engine_id=10, execute_result={"data": {"text/plain": "42"}})
 
 
 @pytest.fixture
@@ -150,11 +156,30 @@ def test_same_errors_are_shown_once(streamer, capsys):
 
 def test_error_of_a_running_call_is_not_held_for_long(streamer, capsys, monkeypatch):
     """While other engines are at work an error is shown soon, not at the very end."""
-    monkeypatch.setattr("ipyfleet_client.streaming.ENDINGS_S", 0.0)
+    monkeypatch.setattr("ipyfleet_client.streaming.ERRORS_S", 0.0)
     content = msgspec.msgpack.encode({"ename": "E", "evalue": "v", "traceback": ["the lines"]})
     streamer._session.plan = [lambda: _emit(streamer, 0, "error", content)]
     assert not streamer.wait(lambda: False, 0.05)
     assert capsys.readouterr().err == "[10:execute]\nthe lines\n"
+
+
+def test_value_waits_for_the_end_of_its_task(streamer, capsys, monkeypatch):
+    """While a task runs its value is held: plots come after it, but are shown before it."""
+    monkeypatch.setattr("ipyfleet_client.streaming.VALUES_S", 0.0)
+    monkeypatch.setattr("ipyfleet_client.streaming.metadata_of", lambda *_: _Metadata())
+    work: Any = streamer._work
+    work.status[0] = PENDING
+    value = msgspec.msgpack.encode({"execution_count": 3, "data": {"text/plain": "42"}})
+    plot = msgspec.msgpack.encode({"data": {"text/plain": "<plot>"}})
+    streamer._session.plan = [
+        lambda: _emit(streamer, 0, "execute_result", value),
+        lambda: _emit(streamer, 0, "display_data", plot),
+    ]
+    assert not streamer.wait(lambda: False, 0.05)
+    assert capsys.readouterr().out == "[output:10]\n<plot>\n"
+    work.status[0] = OK
+    assert not streamer.wait(lambda: False, 0.05)
+    assert capsys.readouterr().out == "Out[10:3]: 42\n"
 
 
 def test_wait_that_ends_early_breaks_no_line(streamer, capsys):

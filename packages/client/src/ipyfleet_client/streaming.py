@@ -8,9 +8,9 @@ Theory of operation
 Items are shown by the thread that waits. What arrives within `GATHER_S` is one batch and is shown
 in the order of the engines, whichever was first; the batch is shown at once when the wait is over.
 The first batch may take longer, since engines need different times to get going.
-Values and errors are the last that a task says, or nearly so: they wait until the wait is over, or
-a little longer than text, `ENDINGS_S`, for those of other engines and for plots, which a kernel
-publishes after the value. Of tracebacks that are the same only one is shown.
+Values and errors are the last that a task says, or nearly so: while other engines are at work they
+wait a little longer than text, `VALUES_S` and `ERRORS_S`. A value is not shown before its task has
+ended, since a kernel publishes plots after it. Of tracebacks that are the same only one is shown.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ GATHER_S = 0.03
 GATHER_FIRST_S = 0.1
 """The same for the first output of all: unless all engines have said something."""
 
-ENDINGS_S = 0.3
-"""How long a value or an error waits for those of the other engines."""
+ERRORS_S = 0.3
+"""How long an error waits for those of the other engines."""
+
+VALUES_S = 1.0
+"""How long a value waits for those of the other engines, and at least for the end of its task."""
 
 LAST_OUTPUT_S = 1.0
 """How long output may lag behind the last result."""
@@ -60,6 +63,7 @@ class OutputStreamer:
         self._work = work
         self._screen = make_screen(single, _display_ids.setdefault(session, {}))
         self._shown: dict[int, int] = {}
+        self._has_begun = False
         self._failed: set[int] = set()
         self._values: list[tuple[int, ExecuteReply]] = []
         self._failures: list[tuple[int, RemoteError]] = []
@@ -104,7 +108,7 @@ class OutputStreamer:
 
         It may outlast the wait's timeout a little: a wait in short pieces should gather, too.
         """
-        first, total = not self._shown, self._work.total
+        first, total = not self._has_begun, self._work.total
         self._session.wait_until(
             lambda: predicate() or (first and len(set(self.news)) >= total),
             GATHER_FIRST_S if first else GATHER_S,
@@ -148,11 +152,12 @@ class OutputStreamer:
         for index, status in enumerate(work.status if work.failures else ()):
             if status not in (OK, PENDING) and index not in self._failed:
                 self._note_unpublished(index)
-        self._show_endings()
+        self._show_endings(all_of_them=True)
         self._screen.refresh(None)
 
     def _show(self, index: int, kind: str, content: Any) -> None:
         engine = self._work.engine(index)
+        self._has_begun = self._has_begun or kind != "execute_input"
         if kind in ("stdout", "stderr"):
             self._screen.write(engine, kind, content)
         elif kind in ("display_data", "update_display_data"):
@@ -163,7 +168,7 @@ class OutputStreamer:
             metadata = metadata_of(self._session, self._work, index)
             reply = ExecuteReply(int(content.get("execution_count") or 0), metadata)
             self._values.append((index, reply))
-            self._hold_endings()
+            self._hold_endings(VALUES_S)
         elif kind == "error":
             self._note_failure(index, engine, content)
 
@@ -184,17 +189,21 @@ class OutputStreamer:
         traceback = list(content.get("traceback") or ())
         error = RemoteError(str(content.get("ename")), str(content.get("evalue")), traceback, info)
         self._failures.append((index, error))
-        self._hold_endings()
+        self._hold_endings(ERRORS_S)
 
-    def _hold_endings(self) -> None:
-        if self._endings_due_at is None:
-            self._endings_due_at = time.monotonic() + ENDINGS_S
+    def _hold_endings(self, hold_s: float) -> None:
+        due_at = time.monotonic() + hold_s
+        self._endings_due_at = min(due_at, self._endings_due_at or due_at)
 
-    def _show_endings(self) -> None:
+    def _show_endings(self, *, all_of_them: bool = False) -> None:
         values = sorted(self._values, key=lambda value: value[0])
         failures = sorted(self._failures, key=lambda failure: failure[0])
         self._values, self._failures, self._endings_due_at = [], [], None
-        for _, reply in values:
-            self._screen.show_value(reply)
+        for index, reply in values:
+            if all_of_them or self._work.status[index] != PENDING:
+                self._screen.show_value(reply)
+            else:
+                self._values.append((index, reply))
+                self._hold_endings(VALUES_S)
         for text in self._report.render(error for _, error in failures):
             self._screen.show_error(text)
