@@ -195,6 +195,8 @@ def test_an_exception_without_text_is_the_cells_error(kernel: FleetKernel) -> No
     run(kernel, "class Mute(Exception):\n    def __str__(self):\n        1 / 0")
     with pytest.raises(kernel.namespace["Mute"]):
         run(kernel, "raise Mute")
+    assert kernel.collector.task is not None
+    kernel.collector.finish(kernel.collector.task)
 
 
 def test_the_parent_of_output_is_the_running_task(kernel: FleetKernel) -> None:

@@ -56,6 +56,7 @@ from .endpoint import Endpoint, make_endpoint
 from .leftovers import remove_traces
 from .lifeline import Lifeline
 from .logs import CHECK_S, LogKeeper
+from .relief import LOOK_S, STUCK_LOOK_S, Relief
 from .respawn import Respawn
 from .stacks import ask_for_stacks
 
@@ -139,6 +140,8 @@ class Agent:
         self._forks = forks
         self._due: list[tuple[float, int]] = []
         self._next_check = time.monotonic() + CHECK_S
+        self._relief = Relief()
+        self._next_look = time.monotonic() + LOOK_S
         self._give_up = 0.0
         self._nursery = nursery
         self._timeout_s = timeout_s
@@ -203,6 +206,10 @@ class Agent:
             if now >= self._next_check:
                 self._next_check = now + CHECK_S
                 self._keeper.rotate([child.log for child in self._nursery.children.values()])
+            if now >= self._next_look:
+                children = self._nursery.children.values()
+                self._relief.look((child.pid, child.mark) for child in children)
+                self._next_look = now + (STUCK_LOOK_S if self._relief.is_stuck else LOOK_S)
             if self._exit_code is None and any(at <= now for at, _ in self._due):
                 self._replace(now)
                 poller = self._make_poller()
@@ -220,7 +227,7 @@ class Agent:
         return poller
 
     def _timeout_ms(self) -> int:
-        times = [self._next_check, *(at for at, _ in self._due)]
+        times = [self._next_check, self._next_look, *(at for at, _ in self._due)]
         if not self._joined:
             times.append(self._give_up)
         if self._link.lifeline is not None and self._link.lifeline.gives_up_at is not None:

@@ -32,9 +32,11 @@ import os
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from .mark import RunningMark
 from .output import OutputCollector
 
 PIPE_BYTES = 1024 * 1024
@@ -81,7 +83,9 @@ class FdCapture:
 
     log: TextIO
 
-    def __init__(self, collector: OutputCollector) -> None:
+    def __init__(self, collector: OutputCollector, mark: RunningMark) -> None:
+        self._mark = mark.cell
+        self._relieved = 0
         self._collector = collector
         self._fds: list[_CapturedFd] = []
         self._pid = 0
@@ -148,6 +152,8 @@ class FdCapture:
         self._flush_c()
         if self._task_end.poll(0) or self._reading:
             self._read_all()
+        if self._mark[4] or self._mark[3] != self._relieved:
+            self._note_relief()
 
     def settle_before_text(self) -> None:
         """Take in all that has been written before some text; from any thread.
@@ -185,11 +191,24 @@ class FdCapture:
             finally:
                 self._reading = False
 
+    def _note_relief(self) -> None:
+        """Tell the collector what the agent has read in our place, when it has finished."""
+        give_up = time.monotonic() + ORDER_WAIT_S
+        while self._mark[4] and time.monotonic() < give_up:
+            time.sleep(0.0005)
+        with self._lock:
+            relieved = self._mark[3]
+            self._collector.note_dropped(relieved - self._relieved)
+            self._relieved = relieved
+
     def _read(self, captured: _CapturedFd) -> bool:
         try:
             data = os.read(captured.read_end, READ_BYTES)
         except BlockingIOError:
             return False
+        self._mark[2] += 1
+        if self._mark[3] != self._relieved:
+            self._note_relief()
         text = captured.decoder.decode(data)
         if not self._collector.write(captured.kind, text):
             self.log.write(text)

@@ -90,7 +90,7 @@ class Engine:
             agent=settings.agent,
             wanted_id=settings.wanted_id,
         )
-        self._capture = FdCapture(kernel.collector)
+        self._capture = FdCapture(kernel.collector, settings.mark)
         self._binding = Binding(kernel, settings.mark)
         self._blobs = BlobStore(Path(settings.info.blob_dir), settings.peer)
         self._masks: dict[int, set[Any]] = {}

@@ -13,7 +13,8 @@ says what it relies on, so that a release which breaks us breaks exactly that te
 * `render_traceback`: ``shell.InteractiveTB.structured_traceback`` and ``_render_traceback_``, as
   ``shell.showtraceback`` uses them, for an exception that is not the current one; and the
   traceback that the former remembers (``InteractiveTB.tb``).
-* `FleetShell._tee`: through which ``run_cell`` keeps a copy of all that cells print.
+* `FleetShell._tee` and ``_format_exception_for_storage``: through which ``run_cell`` keeps a copy
+  of all that cells print, and of their errors.
 * `FleetShell.system_piped`: what ``!command`` calls, by the name ``system``, and `var_expand`.
 * `publish_pages`: ``do_execute`` puts what a pager would show (``len?``, ``%prun``) into the reply,
   as a payload of source ``page``.
@@ -90,6 +91,10 @@ class FleetShell(ZMQInteractiveShell):
     def _tee(self, channel: str) -> Any:
         # IPython keeps a copy of all that cells print in its history, for saving notebooks.
         return nullcontext()
+
+    def _format_exception_for_storage(self, exception: Any, *args: Any, **kwargs: Any) -> Any:
+        # For the same history: the traceback is rendered again, by whatever code the exception has.
+        return {"ename": type(exception).__name__, "evalue": "", "traceback": []}
 
     def system_piped(self, cmd: str) -> None:
         """Run a shell escape (``!cmd``); its exit code is `_exit_code` in the namespace.

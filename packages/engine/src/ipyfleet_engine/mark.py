@@ -14,16 +14,18 @@ from pathlib import Path
 IDLE = -1
 
 
-_CELL_BYTES = 16
+_CELL_BYTES = 40
 _BYTES = 4096
 
 
 class RunningMark:
-    """Two numbers and the path of a file in shared memory.
+    """Some numbers and the path of a file in shared memory.
 
     Attributes:
         cell: assign ``cell[0]`` the ordinal of the task that begins, or `IDLE`; ``cell[1]`` 1 when
-            the engine has been told to stop.
+            the engine has been told to stop. ``cell[2]`` counts the engine's reads of what it has
+            captured, ``cell[3]`` the bytes that its agent has read in its place (`relief`), and
+            ``cell[4]`` is 1 while the agent does so.
     """
 
     def __init__(self, fd: int = -1) -> None:

@@ -180,6 +180,13 @@ class OutputCollector:
             self.on_first()
         return True
 
+    def note_dropped(self, n_bytes: int) -> None:
+        """Note that output of the current task was dropped before it came here."""
+        task = self._current()
+        if task is not None:
+            with self._lock:
+                task.dropped_bytes += n_bytes
+
     def publish(self, kind: OutputKind, content: Any, buffers: Sequence[Frame] = ()) -> bool:
         """Add an item of the current task; False if there has been no task yet.
 
