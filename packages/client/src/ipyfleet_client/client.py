@@ -466,8 +466,7 @@ class Client(HubQueries, EngineControls):
                 for future in self._futures(jobs)
                 if isinstance(future, AsyncResult) and not future.ready()
             ]
-        for work in works:
-            self.session.submit.cancel(work, interrupt=True, force=force, grace_s=grace)
+        self.session.submit.cancel_all(works, interrupt=True, force=force, grace_s=grace)
 
     def shutdown(
         self,

@@ -223,8 +223,19 @@ class Submitter:
 
         For the options, and what happens to tasks that run, see `messages.Cancel`.
         """
+        self.cancel_all([work], interrupt=interrupt, force=force, grace_s=grace_s)
+
+    def cancel_all(
+        self,
+        works: Iterable[Work],
+        *,
+        interrupt: bool = False,
+        force: bool = False,
+        grace_s: float = 1.0,
+    ) -> None:
+        """As `cancel`, of several works at once: none of them starts because another ends."""
         self.flush()
-        ranges = [SeqRange(first, count) for _, first, count in work.ranges]
+        ranges = [SeqRange(first, count) for work in works for _, first, count in work.ranges]
         if ranges:
             self._send([encode(Cancel(ranges, interrupt, force, grace_s))])
 
