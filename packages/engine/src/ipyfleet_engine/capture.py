@@ -11,8 +11,8 @@ without end is never blocked for long.
 
 Order with what Python prints: `settle_before_text` empties the pipes before a Python-level write,
 so what a subprocess has written before a `print` comes before it. `settle` does the same at a
-task's end, so what was written by then is the task's. It costs every task one system call; the
-order of its two questions makes a lock needless (see there).
+task's end, so what was written by then is the task's. It costs every task half a microsecond, one
+system call; the order of its two questions makes a lock needless (see there).
 
 C code that prints while it holds the GIL stops the thread, too. Until the pipe (1 MiB where Linux
 grants that) is full nothing happens; then only another process can help: the agent does
@@ -24,7 +24,6 @@ The engine's own log lines and the stacks of crashes go to the descriptor that w
 from __future__ import annotations
 
 import codecs
-import ctypes
 import faulthandler
 import fcntl
 import logging
@@ -36,6 +35,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from .cstdio import CStdout
 from .mark import RunningMark
 from .output import OutputCollector
 
@@ -43,8 +43,6 @@ PIPE_BYTES = 1024 * 1024
 READ_BYTES = 64 * 1024
 ORDER_WAIT_S = 0.1
 _SETTLE_READS = 2 * PIPE_BYTES // READ_BYTES
-
-_IOLBF = 1
 
 
 class _CapturedFd:
@@ -85,18 +83,20 @@ class FdCapture:
 
     def __init__(self, collector: OutputCollector, mark: RunningMark) -> None:
         self._mark = mark.cell
-        self._relieved = 0
+        self._relief_seen = 0
+        self._relieved_bytes = 0
         self._collector = collector
         self._fds: list[_CapturedFd] = []
         self._pid = 0
         self._reading = False
         # Re-entrant, because a destructor that prints may run while the lock is held.
         self._lock = threading.RLock()
-        self._task_end = select.poll()
+        self._c_stdout: CStdout
+        self._c_ends: memoryview
+        self._is_waiting: Callable[[int, int], list[Any]]
         self._any_time = select.poll()
         self._wake_read = self._wake_write = -1
         self._thread: threading.Thread | None = None
-        self._flush_c: Callable[[], None] = _no_c_stdio
 
     def start(self) -> None:
         """Capture from now on; what is written before the first task goes to the log."""
@@ -111,10 +111,13 @@ class FdCapture:
         _move_log_handlers(self.log)
         if faulthandler.is_enabled():
             faulthandler.enable(self.log)
+        self._epoll = select.epoll()
         for captured in self._fds:
-            self._task_end.register(captured.read_end, select.POLLIN)
+            self._epoll.register(captured.read_end, select.EPOLLIN)
             self._any_time.register(captured.read_end, select.POLLIN)
-        self._flush_c = _c_stdio_flusher()
+        self._is_waiting = self._epoll.poll
+        self._c_stdout = CStdout()
+        self._c_ends = self._c_stdout.ends
         self._wake_read, self._wake_write = os.pipe()
         self._collector.settle = self.settle
         self._collector.settle_before_text = self.settle_before_text
@@ -126,7 +129,7 @@ class FdCapture:
         if self._thread is None:
             return
         self._collector.settle = self._collector.settle_before_text = _nothing
-        self._flush_c()
+        self._c_stdout.flush()
         for captured in self._fds:
             captured.restore()
         os.write(self._wake_write, b"\0")
@@ -139,6 +142,7 @@ class FdCapture:
         if not self._thread.is_alive():
             for captured in self._fds:
                 captured.close()
+            self._epoll.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
         self._thread = None
@@ -149,10 +153,12 @@ class FdCapture:
         Without the lock: data leaves a pipe only after `_reading` was set. So if the pipes are
         empty, and then nobody is reading, everything has been handed over.
         """
-        self._flush_c()
-        if self._task_end.poll(0) or self._reading:
+        ends = self._c_ends
+        if ends[0] != ends[1]:
+            self._c_stdout.flush()
+        if self._is_waiting(0, 1) or self._reading:
             self._read_all()
-        if self._mark[4] or self._mark[3] != self._relieved:
+        if self._mark[3] != self._relief_seen:
             self._note_relief()
 
     def settle_before_text(self) -> None:
@@ -194,12 +200,13 @@ class FdCapture:
     def _note_relief(self) -> None:
         """Tell the collector what the agent has read in our place, when it has finished."""
         give_up = time.monotonic() + ORDER_WAIT_S
-        while self._mark[4] and time.monotonic() < give_up:
+        while self._mark[3] % 2 and time.monotonic() < give_up:
             time.sleep(0.0005)
         with self._lock:
-            relieved = self._mark[3]
-            self._collector.note_dropped(relieved - self._relieved)
-            self._relieved = relieved
+            self._relief_seen = self._mark[3]
+            relieved = self._mark[4]
+            self._collector.note_dropped(relieved - self._relieved_bytes)
+            self._relieved_bytes = relieved
 
     def _read(self, captured: _CapturedFd) -> bool:
         try:
@@ -207,7 +214,7 @@ class FdCapture:
         except BlockingIOError:
             return False
         self._mark[2] += 1
-        if self._mark[3] != self._relieved:
+        if self._mark[3] != self._relief_seen:
             self._note_relief()
         text = captured.decoder.decode(data)
         if not self._collector.write(captured.kind, text):
@@ -217,33 +224,6 @@ class FdCapture:
 
 def _nothing() -> None:
     """Take the place of `settle` where nothing is captured."""
-
-
-def _no_c_stdio() -> None:
-    """Take the place of the flush of C's stdout where there is none to be found."""
-
-
-def _c_stdio_flusher() -> Callable[[], None]:
-    """Make C's stdout line-buffered, as on a terminal; return what flushes the rest of a line.
-
-    Asking whether there is something to flush takes no lock and keeps the GIL, so it is cheap. The
-    flush itself releases the GIL: it may have to wait for our thread to empty the pipe.
-    """
-    try:
-        asking, working = ctypes.PyDLL(None), ctypes.CDLL(None)
-        stdout = ctypes.c_void_p.in_dll(working, "stdout")
-        pending = asking.__fpending
-        pending.restype = ctypes.c_size_t
-        flush = working.fflush
-        working.setvbuf(stdout, None, _IOLBF, ctypes.c_size_t(0))
-    except (OSError, AttributeError, ValueError):
-        return _no_c_stdio
-
-    def flush_if_pending() -> None:
-        if pending(stdout):
-            flush(stdout)
-
-    return flush_if_pending
 
 
 def _move_log_handlers(stream: TextIO | None) -> None:

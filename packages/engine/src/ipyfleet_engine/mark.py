@@ -24,8 +24,8 @@ class RunningMark:
     Attributes:
         cell: assign ``cell[0]`` the ordinal of the task that begins, or `IDLE`; ``cell[1]`` 1 when
             the engine has been told to stop. ``cell[2]`` counts the engine's reads of what it has
-            captured, ``cell[3]`` the bytes that its agent has read in its place (`relief`), and
-            ``cell[4]`` is 1 while the agent does so.
+            captured. ``cell[3]`` is odd while its agent reads in its place (`relief`), one more
+            before and one more after; ``cell[4]`` the bytes that the agent has read.
     """
 
     def __init__(self, fd: int = -1) -> None:

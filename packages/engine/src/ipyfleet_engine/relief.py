@@ -95,15 +95,15 @@ def _empty(pid: int, fd: int, mark: RunningMark) -> None:
     reads = cell[2]
     pipe = _open(pid, fd)
     # What is taken and not counted yet would be missing in the count of a task that ends now.
-    cell[4] = 1
+    cell[3] += 1
     try:
         for _ in range(_READS):
-            cell[3] += len(os.read(pipe, _READ_BYTES))
+            cell[4] += len(os.read(pipe, _READ_BYTES))
             if cell[2] != reads:
                 break
     except BlockingIOError:
         # It is empty.
         return
     finally:
-        cell[4] = 0
+        cell[3] += 1
         os.close(pipe)
