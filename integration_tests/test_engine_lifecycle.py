@@ -189,7 +189,8 @@ def test_force_frees_the_engine(
             result.get(timeout=FREE_S + GRACE_S)
         assert time.monotonic() - begin > GRACE_S
         assert [each.get(timeout=20) for each in behind] == list(range(5))
-        assert rc.ids == [1] and rc[1]["started"] == 1
+        wait_until(lambda: rc.ids == [1])
+        assert rc[1]["started"] == 1
 
 
 def test_force_of_what_can_be_interrupted_kills_nothing(pair: Any, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import time
@@ -63,6 +64,9 @@ from .stacks import ask_for_stacks
 log = logging.getLogger("ipyfleet.agent")
 
 STOP_GRACE_S = 2.0
+
+HEARD_S = 1.0
+"""How long the agent waits to be heard before it closes its link in order to fork."""
 
 
 class AgentLink:
@@ -143,6 +147,7 @@ class Agent:
         self._relief = Relief()
         self._next_look = time.monotonic() + LOOK_S
         self._give_up = 0.0
+        self._heard_by = 0.0
         self._nursery = nursery
         self._timeout_s = timeout_s
         self._lease_fd = lease_fd
@@ -210,7 +215,7 @@ class Agent:
                 children = self._nursery.children.values()
                 self._relief.look((child.pid, child.mark) for child in children)
                 self._next_look = now + (STUCK_LOOK_S if self._relief.is_stuck else LOOK_S)
-            if self._exit_code is None and any(at <= now for at, _ in self._due):
+            if self._exit_code is None and now >= self._replaces_at():
                 self._replace(now)
                 poller = self._make_poller()
 
@@ -227,7 +232,7 @@ class Agent:
         return poller
 
     def _timeout_ms(self) -> int:
-        times = [self._next_check, self._next_look, *(at for at, _ in self._due)]
+        times = [self._next_check, self._next_look, self._replaces_at()]
         if not self._joined:
             times.append(self._give_up)
         if self._link.lifeline is not None and self._link.lifeline.gives_up_at is not None:
@@ -251,6 +256,12 @@ class Agent:
             self._fail(f"the controller has been gone for {self._away_s:g} s")
             self._is_abandoned = True
 
+    def _replaces_at(self) -> float:
+        """Return when the next engine is to be started; infinity for "not"."""
+        if not self._due:
+            return math.inf
+        return max(self._heard_by, min(at for at, _ in self._due))
+
     def _replace(self, now: float) -> None:
         """Start the engines that are due."""
         due = [slot for at, slot in self._due if at <= now]
@@ -268,6 +279,7 @@ class Agent:
         match message:
             case Welcome():
                 self._joined = True
+                self._heard_by = 0.0
                 for exited in self._unreported:
                     self._link.send(exited)
                 self._unreported.clear()
@@ -343,6 +355,12 @@ class Agent:
             was_forced=death.was_forced,
         )
         if delay_s is not None:
+            if self._forks and self._joined:
+                # A ROUTER does not know the sender any more of what it reads after the next
+                # connection of the same name: the report has to be read before that. The answer
+                # to one more hello says that it was.
+                self._link.send(self._link.endpoint.hello())
+                self._heard_by = time.monotonic() + HEARD_S
             self._due.append((time.monotonic() + delay_s, death.child.slot))
         elif self._respawn.policy != "never" and death.exit_code != 0 and not death.was_told:
             log.error("place %d stays empty: its engines ended too soon", death.child.slot)
