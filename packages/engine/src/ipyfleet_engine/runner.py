@@ -163,6 +163,8 @@ class TaskRunner:
             return
         self._busy = True
         awaiting = False
+        # Libraries take SIGINT for themselves when they are loaded; R does.
+        self._interrupts.install()
         try:
             awaiting = self._context.run(self._run_queue, self._channel)
         finally:

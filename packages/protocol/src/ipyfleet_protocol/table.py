@@ -100,7 +100,11 @@ TABLE: tuple[Entry, ...] = (
     ),
     Entry(m.Recalled, ("engine",), ("controller",), (_SCHEDULER,), "tasks given back, not run"),
     Entry(
-        m.Cancel, ("client",), ("controller",), (_SCHEDULER,), "tasks that shall start no more, or end"
+        m.Cancel,
+        ("client",),
+        ("controller",),
+        (_SCHEDULER,),
+        "tasks that shall start no more, or end",
     ),
     Entry(
         m.DropTasks, ("controller",), ("engine",), (_ENGINE,), "queued tasks that shall not start"
