@@ -346,12 +346,13 @@ def test_output_belongs_to_its_task(shared: Any) -> None:
 
     seqs = shared.run(shared.engine, "apply", [((i,), {}) for i in range(50)], speak)
     for i, ended in enumerate(shared.results(seqs)):
-        assert ended.n_outputs == 2
         items = shared.output(ended.seq)
-        assert [(x.kind, x.content) for x in items] == [
-            ("stdout", b"out %d\n" % i),
-            ("stderr", b"err %d\n" % i),
-        ]
+        # What is sent live may cut a line in two.
+        assert ended.n_outputs == len(items) >= 2
+        kinds = ("stdout", "stderr")
+        texts = [b"".join(x.content for x in items if x.kind == kind) for kind in kinds]
+        assert texts == [b"out %d\n" % i, b"err %d\n" % i]
+        assert {x.kind for x in items} == set(kinds)
 
 
 def test_output_arrives_while_the_task_runs(shared: Any) -> None:
