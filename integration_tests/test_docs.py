@@ -4,11 +4,12 @@ import json
 import re
 import subprocess
 import sys
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from ipyfleet_testing.outputs import in_engine_order
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXECUTED_PAGES = sorted(
@@ -74,21 +75,10 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
     assert done.returncode == 0, f"block {len(printed) - 1} failed:\n{done.stdout}{done.stderr}"
     for block, output in zip(blocks, printed, strict=True):
         if block.expected is not None:
-            printed_by_block = in_engine_order(CLUSTER_LOG.sub("", output))
-            assert printed_by_block == in_engine_order(block.expected), f"{page}:{block.line}"
-
-
-PREFIX = re.compile(r"\[(?:stdout|stderr|output):(\d+)\] ")
-
-
-def in_engine_order(text: str) -> str:
-    """Sort neighbouring lines of engines: only what arrives together is shown in that order."""
-    lines: list[str] = []
-    for is_prefixed, run in groupby(
-        text.strip().splitlines(), lambda line: bool(PREFIX.match(line))
-    ):
-        lines += sorted(run, key=str) if is_prefixed else run
-    return "\n".join(lines)
+            printed_by_block = in_engine_order(CLUSTER_LOG.sub("", output).strip())
+            assert printed_by_block == in_engine_order(block.expected.strip()), (
+                f"{page}:{block.line}"
+            )
 
 
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)\s]*)?\)")
