@@ -398,8 +398,11 @@ class Client(HubQueries, EngineControls):
 
     # -- asking engines and the hub -----------------------------------------------------------
 
-    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
-        """Reset the namespace of engines; of all if `targets` is None."""
+    def clear(self, targets: Any = None, block: bool = True) -> Any:
+        """Reset the namespace of engines; of all if `targets` is None.
+
+        Waits whatever `self.block` says; if `block` is false, a future is returned.
+        """
         return self._control(m.ClearNamespace(), targets, block)
 
     def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> Any:

@@ -27,6 +27,7 @@ from ipyfleet_protocol.messages import AnyMessage, Closing, Refused, RunTasks, S
 from ipyfleet_protocol.namespace import set_namespace
 
 from .binding import Binding
+from .cache_dir import give_own_cache_dir
 from .capture import FdCapture
 from .channel import TaskChannel
 from .endpoint import make_endpoint
@@ -83,6 +84,7 @@ class Engine:
     def __init__(self, settings: EngineSettings, kernel: FleetKernel) -> None:
         self._settings = settings
         self._kernel = kernel
+        give_own_cache_dir(lambda: int(getattr(kernel, "int_id", -1)))
         self._endpoint = make_endpoint(
             settings.info,
             "engine",

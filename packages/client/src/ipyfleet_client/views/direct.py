@@ -414,8 +414,12 @@ class DirectView(View):
         """`sync_imports` with its defaults."""
         return self.sync_imports()
 
-    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
-        """Reset the namespace of the engines."""
+    def clear(self, targets: Any = None, block: bool = True) -> Any:
+        """Reset the namespace of the engines.
+
+        Waits whatever `self.block` says: it does not queue behind tasks, so what is submitted next
+        could otherwise be cleared, too. If `block` is false, a future is returned.
+        """
         return self._control(ClearNamespace(), targets, block)
 
     def _control(self, action: Any, targets: Any, block: bool | None) -> Any:
