@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from ipyfleet_protocol import messages as m
@@ -48,6 +49,13 @@ FUNCTION_FRAMES = [b"pickle of f", b"buffer of f"]
 DIRECT = m.Options("map", "direct", [0, 3, 2], label="mine", host="h" * 32)
 SHARED = m.Options("execute", "direct", [0, 1, 2, 3], shared=True, silent=True)
 BALANCED = m.Options(retries=3, targets=[1, 2])
+WAITING = m.Options(
+    after=m.Dependency([m.TaskRange(CLIENT, 0, 4), m.TaskRange(AGENT, 7, 1)], failure=True),
+    follow=m.Dependency([m.TaskRange(CLIENT, 3, 1)], all=False),
+    timeout_s=2.5,
+    priority=-3,
+    resources={"gpu": 1.0},
+)
 
 
 def _result(status: bytes, columns: m.Columns, outputs: bytes = b"") -> m.ResultSlice:
@@ -59,6 +67,15 @@ def _result(status: bytes, columns: m.Columns, outputs: bytes = b"") -> m.Result
 FAILED, FAILED_FRAMES = _payloads((b"pickled value", []), (ERROR_BYTES, []), (ERROR_BYTES, []))
 RUN = m.TaskSlice(CLIENT, 5, 3, 0, 7, "apply", False, False, "h", NEW, SMALL)
 HELLO = m.Hello(1, "engine", ENGINE, b"i" * 16, "h", "farm7", 4711, "3.11", "0.1.0", AGENT, 3)
+AGAIN = m.Hello(
+    *msgspec.structs.astuple(HELLO)[:11],
+    resources={"gpu": 1.0},
+    packages={"numpy": "2.1.0"},
+    incarnation=b"r" * 8,
+    received=17,
+    held=[m.HeldTasks(CLIENT, 5, 3, 40, 1)],
+    next_ordinal=43,
+)
 JOINED = m.EngineInfo(3, ENGINE, "h", "farm7", 4711)
 QUESTIONS: list[m.Question] = [
     m.QueueStatus([0, 1], True),
@@ -70,6 +87,9 @@ QUESTIONS: list[m.Question] = [
     m.PurgeRecords(None, [2]),
     m.ShutdownCluster([1], True),
     m.OnEngineStart(m.StartCall("f", [b"pickle", b"buffer"])),
+    m.DetachClient(),
+    m.ExplainTasks([f"{CLIENT.hex()}_1"]),
+    m.Metrics(),
 ]
 ACTIONS: list[m.ControlAction] = [
     m.ClearNamespace(),
@@ -81,8 +101,15 @@ ACTIONS: list[m.ControlAction] = [
 
 _PLAIN: list[m.Message] = [
     HELLO,
+    AGAIN,
     m.Attach(1, b"i" * 16),
+    m.Attach(1, b"i" * 16, b"r" * 8, 9),
+    m.Attached(b"r" * 8, 9),
+    m.Ack(1000),
+    m.ResultsTaken(CLIENT, 12),
+    m.CommMessage(3, CLIENT, "comm_msg", b"\x80"),
     m.Welcome(b"i" * 16, 3, [JOINED], "h", "/dev/shm/x", [m.StartCall("f", [b"p"])]),
+    m.Welcome(b"i" * 16, incarnation=b"r" * 8, received=9, warnings=["numpy differs"]),
     m.Refused("wrong instance"),
     m.Goodbye("bye"),
     m.Probe(),
@@ -110,6 +137,7 @@ _PLAIN: list[m.Message] = [
 _FRAMED: list[tuple[m.Message, list[bytes]]] = [
     (m.Submit([m.Group(5, 3, DIRECT, NEW, SMALL)]), FUNCTION_FRAMES + SMALL_FRAMES),
     (m.Submit([m.Group(5, 4, SHARED, None, CODE)]), CODE_FRAMES),
+    (m.Submit([m.Group(5, 3, WAITING, NEW, SMALL, b"\1\0\1")]), FUNCTION_FRAMES + SMALL_FRAMES),
     (
         m.Submit(
             [m.Group(5, 3, BALANCED, NEW, LARGE), m.Group(8, 1, m.Options(), KNOWN, ONE)],

@@ -191,6 +191,8 @@ def like(kind: msgspec.inspect.Type) -> st.SearchStrategy[object]:
             return st.none()
         case msgspec.inspect.ListType():
             return st.lists(like(kind.item_type), max_size=3)
+        case msgspec.inspect.DictType():
+            return st.dictionaries(like(kind.key_type), like(kind.value_type), max_size=3)
         case msgspec.inspect.UnionType():
             return st.one_of([like(each) for each in kind.types])
         case msgspec.inspect.StructType():

@@ -6,17 +6,22 @@ not: decoding, frames (`codec.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .columns import read_uint32
 from .errors import ProtocolError
 from .ids import PEER_ID_BYTES
 from .messages import (
+    Ack,
+    Attach,
+    Attached,
     Cancel,
     Columns,
+    CommMessage,
     Control,
     ControlReply,
+    Dependency,
     DropTasks,
     EngineControl,
     EngineExited,
@@ -33,6 +38,7 @@ from .messages import (
     Reply,
     Request,
     Results,
+    ResultsTaken,
     RunTasks,
     SendSignal,
     SeqRange,
@@ -43,6 +49,9 @@ from .messages import (
 
 MAX_SEQ = 1 << 62
 """Sequence numbers, ordinals and request numbers stay below."""
+
+INCARNATION_BYTES = 8
+"""Length of the name of one run of a controller."""
 
 MAX_SMALL = 1 << 31
 """Engine ids, process ids, attempts, retries, tasks that share one payload stay below."""
@@ -113,6 +122,26 @@ def _check_function(function: Function | None) -> None:
         _require(0 <= function.frames < 1 << 20, "a function of {} frames", function.frames)
 
 
+def _check_dependency(dependency: Dependency | None) -> None:
+    if dependency is None:
+        return
+    _require(bool(dependency.tasks), "a dependency on no task")
+    _require(dependency.success or dependency.failure, "a dependency that nothing meets")
+    for tasks in dependency.tasks:
+        _check_peer(tasks.client)
+        _check_range(tasks.first, tasks.count)
+
+
+def _check_resources(resources: Mapping[str, float]) -> None:
+    for name, amount in resources.items():
+        _require(bool(name) and 0 <= amount < MAX_SMALL, "resource {}={}", name, amount)
+
+
+def _check_incarnation(incarnation: bytes, received: int) -> None:
+    _require(len(incarnation) in (0, INCARNATION_BYTES), "an incarnation of the wrong length")
+    _require(0 <= received < MAX_SEQ, "{} messages received", received)
+
+
 def _check_submit(message: Submit) -> None:
     for group in message.groups:
         options = group.options
@@ -133,6 +162,15 @@ def _check_submit(message: Submit) -> None:
         # No engine could ever run them.
         _require(options.targets != [], "an empty list of targets")
         _check_small(options.retries, "retries")
+        _check_dependency(options.after)
+        _check_dependency(options.follow)
+        _require(0 <= options.timeout_s < MAX_SMALL, "a timeout of {} s", options.timeout_s)
+        _require(abs(options.priority) < MAX_SMALL, "priority {}", options.priority)
+        if options.resources:
+            _check_resources(options.resources)
+        if group.ended:
+            _require(len(group.ended) == group.count, "ended of the wrong length")
+            _require(not group.ended.strip(b"\0\1"), "neither ended nor not")
         _require(not options.shared or options.placement == "direct", "shared but not direct")
         _check_columns(group.columns, 1 if options.shared else group.count)
 
@@ -159,11 +197,12 @@ def _check_results(message: Results) -> None:
         _require(-1 <= piece.ordinal < MAX_SEQ, "ordinal {}", piece.ordinal)
         _check_small(piece.attempt, "attempt")
         _require(len(piece.status) == count, "status of the wrong length")
-        _require(not piece.status.strip(b"\0\1\2"), "an unknown status")
+        _require(not piece.status.strip(b"\0\1\2\3"), "an unknown status")
         _require(len(piece.started) == 8 * count, "started of the wrong length")
         _require(len(piece.completed) == 8 * count, "completed of the wrong length")
         _require(len(piece.outputs) in (0, 4 * count), "outputs of the wrong length")
         _check_columns(piece.columns, count)
+    _require(0 <= message.number < MAX_SEQ, "number {}", message.number)
 
 
 def _check_hello(message: Hello) -> None:
@@ -171,6 +210,29 @@ def _check_hello(message: Hello) -> None:
     _require(len(message.agent) in (0, PEER_ID_BYTES), "an agent's id of the wrong length")
     _check_small(message.wanted_id, "wanted engine id", -1)
     _check_small(message.pid, "process id")
+    _check_resources(message.resources)
+    _check_incarnation(message.incarnation, message.received)
+    for tasks in message.held:
+        _check_peer(tasks.client)
+        _check_range(tasks.first, tasks.count)
+        _require(0 <= tasks.ordinal < MAX_SEQ, "ordinal {}", tasks.ordinal)
+        _check_small(tasks.attempt, "attempt")
+    _require(0 <= message.next_ordinal < MAX_SEQ, "ordinal {}", message.next_ordinal)
+
+
+def _check_welcome(message: Welcome) -> None:
+    _check_engines(message.engines)
+    _check_incarnation(message.incarnation, message.received)
+
+
+def _check_taken(message: ResultsTaken) -> None:
+    _check_peer(message.client)
+    _require(0 <= message.number < MAX_SEQ, "number {}", message.number)
+
+
+def _check_comm(message: CommMessage) -> None:
+    _require(len(message.client) in (0, PEER_ID_BYTES), "a client's id of the wrong length")
+    _check_small(message.engine, "engine")
 
 
 def _check_output(message: Output) -> None:
@@ -264,7 +326,12 @@ _CHECKS: dict[type[Message], Callable[[Any], None]] = {
     Cancel: _check_cancel,
     DropTasks: _check_drop,
     KillRunning: _check_kill,
-    Welcome: lambda message: _check_engines(message.engines),
+    Attach: lambda message: _check_incarnation(message.incarnation, message.received),
+    Attached: lambda message: _check_incarnation(message.incarnation, message.received),
+    Ack: lambda message: _check_incarnation(b"", message.received),
+    Welcome: _check_welcome,
+    ResultsTaken: _check_taken,
+    CommMessage: _check_comm,
     EnginesChanged: lambda message: _check_engines(message.joined),
     EngineExited: _check_exited,
     SignalEngines: _check_signal_engines,

@@ -46,9 +46,12 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from .questions import AwaitResults as AwaitResults
+from .questions import DetachClient as DetachClient
+from .questions import ExplainTasks as ExplainTasks
 from .questions import FetchRequests as FetchRequests
 from .questions import FetchResults as FetchResults
 from .questions import FindRecords as FindRecords
+from .questions import Metrics as Metrics
 from .questions import OnEngineStart as OnEngineStart
 from .questions import PurgeRecords as PurgeRecords
 from .questions import Question as Question
@@ -59,15 +62,17 @@ from .questions import TaskHistory as TaskHistory
 from .structs import Message as Message
 from .structs import Part as Part
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised whenever a peer of the version before would misread a message."""
 
-OK, FAILED, ABORTED = 0, 1, 2
+OK, FAILED, ABORTED, UNMET = 0, 1, 2, 3
 """Values in `ResultSlice.status`: a value; an error; cancelled (before it ran, or while it ran) or
-never run because an `execute` before it in the same engine's queue failed. The payload of the last
-two is an `ErrorInfo`."""
+never run because an `execute` before it in the same engine's queue failed; turned down by the
+task's functional dependency on this engine, to be tried elsewhere (balanced tasks only, and never
+seen by clients). The payload of the last three is an `ErrorInfo`."""
 
 Placement: TypeAlias = Literal["direct", "balanced"]
+CommKind: TypeAlias = Literal["comm_open", "comm_msg", "comm_close"]
 Method: TypeAlias = Literal["apply", "map", "execute"]
 Role: TypeAlias = Literal["client", "engine", "agent"]
 OutputKind: TypeAlias = Literal[
@@ -132,6 +137,29 @@ class Function(Part):
     frames: int = 0
 
 
+class TaskRange(Part):
+    """Tasks ``first … first+count-1`` of any client."""
+
+    client: bytes
+    first: int
+    count: int
+
+
+class Dependency(Part):
+    """Tasks on whose end others wait.
+
+    Attributes:
+        tasks: which; each is in the list once.
+        all: met when all of them have ended as wanted; else when one of them has.
+        success, failure: which ends are wanted: a value; an error or an abort.
+    """
+
+    tasks: list[TaskRange]
+    all: bool = True
+    success: bool = True
+    failure: bool = False
+
+
 class Options(Part):
     """What a group's caller asked for; the same for all tasks of the group.
 
@@ -146,6 +174,12 @@ class Options(Part):
             lets the queue go on when it fails.
         label: the user's name for the work, kept in the database.
         host: the client's host id: an engine on this host may answer with blobs.
+        after: the tasks wait until it is met; `balanced` only, like all that follows.
+        follow: the tasks run where the tasks that it names ran.
+        timeout_s: seconds that a task may wait for a place before it ends in `TaskTimeout`; 0 for
+            "any".
+        priority: of one client's waiting tasks those with the higher number go first.
+        resources: what an engine must have (`Hello.resources`): at least so much of each.
     """
 
     method: Method = "apply"
@@ -156,16 +190,27 @@ class Options(Part):
     silent: bool = False
     label: str = ""
     host: str = ""
+    after: Dependency | None = None
+    follow: Dependency | None = None
+    timeout_s: float = 0.0
+    priority: int = 0
+    resources: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class Group(Part):
-    """Tasks ``first … first+count-1`` of its sender; `function` is None for `execute`."""
+    """Tasks ``first … first+count-1`` of its sender; `function` is None for `execute`.
+
+    Attributes:
+        ended: where a client submits anew what an earlier run of the controller had: one byte per
+            task, 1 for those that have ended. Empty for "none".
+    """
 
     first: int
     count: int
     options: Options
     function: Function | None
     columns: Columns
+    ended: bytes = b""
 
 
 class TaskSlice(Part):
@@ -268,13 +313,14 @@ class OutputItem(Part):
 
 
 class EngineInfo(Part):
-    """What clients know of an engine."""
+    """What clients know of an engine; `resources` as in `Hello`."""
 
     engine_id: int
     peer: bytes
     host: str
     hostname: str
     pid: int
+    resources: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class EngineLost(Part):
@@ -305,6 +351,22 @@ class PlacedRange(Part):
     attempt: int = 0
 
 
+class HeldTasks(Part):
+    """Tasks ``first … first+count-1`` of `client` that an engine has and has not got rid of.
+
+    They wait there, run, or have ended with results that the client has not acknowledged.
+
+    Attributes:
+        first, count, ordinal, attempt: as in `TaskSlice`.
+    """
+
+    client: bytes
+    first: int
+    count: int
+    ordinal: int
+    attempt: int = 0
+
+
 # -- session ----------------------------------------------------------------------------------
 
 
@@ -319,7 +381,14 @@ class Hello(Message, tag="Hello"):
         host, hostname, pid: where it runs.
         python: e.g. "3.11"; release: the sender's ipyfleet version.
         agent: for an engine: the peer id of the agent that forked it, or empty.
-        wanted_id: for an engine: the engine id it would like (an MPI rank), or -1.
+        wanted_id: for an engine: the engine id it would like (an MPI rank), or that it had, or -1.
+        resources: for an engine: what it has, such as ``{"gpu": 1}``.
+        packages: versions of what both sides unpickle with, such as ``{"numpy": "2.1.0"}``.
+        incarnation: the run of the controller that this peer was welcomed by last; empty for a
+            peer that was never welcomed.
+        received: counted messages (see `Ack`) received over this channel from that run.
+        held: for an engine that was welcomed before: its tasks.
+        next_ordinal: for such an engine: the ordinal after the last one that it has seen.
     """
 
     version: int
@@ -333,13 +402,45 @@ class Hello(Message, tag="Hello"):
     release: str
     agent: bytes = b""
     wanted_id: int = -1
+    resources: dict[str, float] = msgspec.field(default_factory=dict)
+    packages: dict[str, str] = msgspec.field(default_factory=dict)
+    incarnation: bytes = b""
+    received: int = 0
+    held: list[HeldTasks] = msgspec.field(default_factory=list)
+    next_ordinal: int = 0
 
 
 class Attach(Message, tag="Attach"):
-    """An engine's TASK or OUTPUT channel is connected; no answer. Hello goes over CONTROL."""
+    """An engine's TASK or OUTPUT channel is connected. Hello goes over CONTROL.
+
+    Answered, with `Attached`, where `incarnation` is not empty.
+
+    Attributes:
+        incarnation, received: as in `Hello`.
+    """
 
     version: int
     instance: bytes
+    incarnation: bytes = b""
+    received: int = 0
+
+
+class Attached(Message, tag="Attached"):
+    """A TASK or OUTPUT channel goes on after a break; fields as in `Welcome`."""
+
+    incarnation: bytes
+    received: int
+
+
+class Ack(Message, tag="Ack"):
+    """The sender has received so many counted messages over this channel.
+
+    All messages are counted but those that make the session: Hello, Attach, Attached, Welcome,
+    Refused, Goodbye, Probe, Closing and Ack itself. Each side keeps what it sent until the other
+    has acknowledged it, and sends it again after a break.
+    """
+
+    received: int
 
 
 class Welcome(Message, tag="Welcome"):
@@ -347,6 +448,10 @@ class Welcome(Message, tag="Welcome"):
 
     Attributes:
         start_calls: for an engine: what it is to call before its first task (`OnEngineStart`).
+        incarnation: names this run of the controller. A peer that sees another one than before
+            knows that the controller has lost its memory, and says what it holds.
+        received: counted messages (see `Ack`) that this run has received over this channel.
+        warnings: what may go wrong because the two sides' versions differ, for people.
     """
 
     instance: bytes
@@ -355,6 +460,9 @@ class Welcome(Message, tag="Welcome"):
     host: str = ""
     blob_dir: str = ""
     start_calls: list[StartCall] = msgspec.field(default_factory=list)
+    incarnation: bytes = b""
+    received: int = 0
+    warnings: list[str] = msgspec.field(default_factory=list)
 
 
 class Refused(Message, tag="Refused"):
@@ -400,11 +508,25 @@ class Results(Message, tag="Results"):
     From an engine (over TASK, or over CONTROL while user code runs) to the controller, which
     forwards header and frames to the client as they are. The controller makes such a message itself
     for tasks that end without an engine (`engine` -1).
+
+    Attributes:
+        number: from an engine: 1 for its first such message, and so on; 0 from the controller.
     """
 
     client: bytes
     engine: int
     slices: list[ResultSlice]
+    number: int = 0
+
+
+class ResultsTaken(Message, tag="ResultsTaken"):
+    """The controller to an engine, over CONTROL: `client` has all its results up to `number`.
+
+    Until then the engine keeps them, since a controller that dies loses what it was forwarding.
+    """
+
+    client: bytes
+    number: int
 
 
 class Recall(Message, tag="Recall"):
@@ -474,6 +596,25 @@ class Output(Message, tag="Output"):
     client: bytes
     engine: int
     items: list[OutputItem]
+
+
+class CommMessage(Message, tag="CommMessage"):
+    """A Jupyter comm message for an engine, as a widget's front end sends it.
+
+    From a client to the controller, which forwards it over the engine's CONTROL. What the engine's
+    handlers print and send back is output of the task that opened the comm.
+
+    Attributes:
+        engine: the engine's id.
+        client: peer id of the client; the controller fills it in.
+        kind: `comm_open`, `comm_msg` or `comm_close`.
+        content: the msgpack of the message's content, with ``metadata`` as in an `OutputItem`.
+    """
+
+    engine: int
+    client: bytes
+    kind: CommKind
+    content: bytes
 
 
 # -- engines come and go ----------------------------------------------------------------------
@@ -599,6 +740,8 @@ class Reply(Message, tag="Reply"):
 AnyMessage: TypeAlias = (
     Hello
     | Attach
+    | Attached
+    | Ack
     | Welcome
     | Refused
     | Goodbye
@@ -607,12 +750,14 @@ AnyMessage: TypeAlias = (
     | Submit
     | RunTasks
     | Results
+    | ResultsTaken
     | Recall
     | Recalled
     | Cancel
     | DropTasks
     | KillRunning
     | Output
+    | CommMessage
     | EnginesChanged
     | EngineExited
     | SignalEngines

@@ -91,6 +91,24 @@ class OnEngineStart(Part, tag="on_engine_start"):
     call: StartCall
 
 
+class DetachClient(Part, tag="detach"):
+    """Record everything that this client has submitted, so that it outlives the controller.
+
+    The reply comes when that is safely in the database; its content is the number of tasks that
+    have not ended.
+    """
+
+
+class ExplainTasks(Part, tag="explain"):
+    """Tell in plain words where tasks are and why; the content maps each msg_id to sentences."""
+
+    msg_ids: list[str]
+
+
+class Metrics(Part, tag="metrics"):
+    """A snapshot of the controller's counters; the content is a dictionary."""
+
+
 Question: TypeAlias = (
     QueueStatus
     | FetchResults
@@ -101,4 +119,7 @@ Question: TypeAlias = (
     | PurgeRecords
     | ShutdownCluster
     | OnEngineStart
+    | DetachClient
+    | ExplainTasks
+    | Metrics
 )

@@ -48,6 +48,20 @@ TABLE: tuple[Entry, ...] = (
         "one more channel of an engine is connected",
     ),
     Entry(
+        m.Attached,
+        ("controller",),
+        ("engine",),
+        (_ENGINE,),
+        "a channel of an engine goes on after a break",
+    ),
+    Entry(
+        m.Ack,
+        ("client", "engine", "agent", "controller"),
+        ("controller", "client", "engine", "agent"),
+        ("ipyfleet_controller.router:Router.note_ack", _CLIENT, _ENGINE, _AGENT),
+        "so many messages have arrived over this channel",
+    ),
+    Entry(
         m.Welcome,
         ("controller",),
         ("client", "engine", "agent"),
@@ -92,6 +106,13 @@ TABLE: tuple[Entry, ...] = (
         "how tasks ended",
     ),
     Entry(
+        m.ResultsTaken,
+        ("controller",),
+        ("engine",),
+        (_ENGINE,),
+        "results that need not be kept any more",
+    ),
+    Entry(
         m.Recall,
         ("controller",),
         ("engine",),
@@ -122,6 +143,13 @@ TABLE: tuple[Entry, ...] = (
         ("controller", "client"),
         ("ipyfleet_controller.router:Router.forward_output", _CLIENT),
         "output of tasks",
+    ),
+    Entry(
+        m.CommMessage,
+        ("client", "controller"),
+        ("controller", "engine"),
+        (_HUB, _ENGINE),
+        "a message of a widget's front end to its engine",
     ),
     Entry(
         m.EnginesChanged, ("controller",), ("client",), (_CLIENT,), "engines joined or were lost"
