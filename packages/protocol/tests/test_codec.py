@@ -62,7 +62,9 @@ BAD_GROUPS = {
     "negative retries": {"options__retries": -1},
     "shared but not direct": {"options__shared": True},
     "a dependency on nothing": {"options__after": m.Dependency([])},
-    "a dependency that nothing meets": {"options__follow": m.Dependency([m.TaskRange(PEER, 0, 1)], success=False)},
+    "a dependency that nothing meets": {
+        "options__follow": m.Dependency([m.TaskRange(PEER, 0, 1)], success=False)
+    },
     "a dependency on a stranger's task": {"options__after": m.Dependency([m.TaskRange(b"", 0, 1)])},
     "a dependency on no task": {"options__after": m.Dependency([m.TaskRange(PEER, 0, 0)])},
     "a negative timeout": {"options__timeout_s": -1.0},
