@@ -120,7 +120,7 @@ _PLAIN: list[m.Message] = [
     m.Cancel([m.SeqRange(0, 5)], True, True, 2.5),
     m.DropTasks(CLIENT, [m.PlacedRange(0, 5, 7, 1)], True),
     m.KillRunning(ENGINE, [m.PlacedRange(0, 5, 7)]),
-    m.EnginesChanged([JOINED], [m.EngineLost(2, "killed by signal 9")]),
+    m.EnginesChanged([JOINED], [m.EngineLost(2, "killed by signal 9")], ["numpy differs"]),
     m.EngineExited(ENGINE, -9, "killed by signal 9"),
     m.SignalEngines([ENGINE, AGENT], 2),
     *[m.Control(7, [0, 1], action) for action in ACTIONS],
@@ -148,7 +148,7 @@ _FRAMED: list[tuple[m.Message, list[bytes]]] = [
     (
         m.RunTasks(
             [
-                m.TaskSlice(CLIENT, 5, 3, 0, 7, "map", False, False, "h", KNOWN, LARGE),
+                m.TaskSlice(CLIENT, 5, 3, 0, 7, "map", False, False, "h", KNOWN, LARGE, True),
                 m.TaskSlice(CLIENT, 9, 1, 2, 10, "execute", True, True, "", None, CODE),
             ]
         ),

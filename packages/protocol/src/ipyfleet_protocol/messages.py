@@ -223,6 +223,7 @@ class TaskSlice(Part):
         attempt: 0 for the first run of a task, 1 for the next, …
         ordinal: engine-local number of the first; the others follow.
         shared: as in `Options`: one payload for all tasks of the slice.
+        balanced: the controller has other places for a task that ends as `UNMET`.
     """
 
     client: bytes
@@ -236,6 +237,7 @@ class TaskSlice(Part):
     host: str
     function: Function | None
     columns: Columns
+    balanced: bool = False
 
 
 class ResultSlice(Part):
@@ -621,10 +623,16 @@ class CommMessage(Message, tag="CommMessage"):
 
 
 class EnginesChanged(Message, tag="EnginesChanged"):
-    """The controller to every client: engines joined, engines lost."""
+    """The controller to every client: engines joined, engines lost.
+
+    Attributes:
+        joined, lost: the engines.
+        warnings: as in `Welcome`, about those that joined.
+    """
 
     joined: list[EngineInfo] = msgspec.field(default_factory=list)
     lost: list[EngineLost] = msgspec.field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
 
 
 class EngineExited(Message, tag="EngineExited"):

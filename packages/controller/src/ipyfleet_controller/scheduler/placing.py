@@ -175,6 +175,7 @@ class Placer:
                     host=options.host,
                     function=function,
                     columns=columns,
+                    balanced=options.placement == "balanced",
                 )
             )
         return SendTasks(engine.peer, pieces, frames)
