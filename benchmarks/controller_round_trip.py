@@ -27,11 +27,13 @@ from typing import Any
 
 import zmq
 
+from ipyfleet_protocol import __version__
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import decode, encode
 from ipyfleet_protocol.columns import float64_column, uint32_column
 from ipyfleet_protocol.connection import load_connection_file, pick_url
 from ipyfleet_protocol.ids import Channel, PeerId, new_peer_id, routing_id
+from ipyfleet_protocol.versions import python_version
 
 PAYLOAD = b"p" * 40
 """About the pickle of a no-op's arguments."""
@@ -179,7 +181,7 @@ def _send(socket: Any, message: m.Message, *frames: bytes) -> None:
 
 
 def _hello(role: m.Role, peer: PeerId, instance: bytes) -> m.Hello:
-    return m.Hello(m.PROTOCOL_VERSION, role, peer, instance, "h", "h", os.getpid(), "3", "0")
+    return m.Hello(m.PROTOCOL_VERSION, role, peer, instance, "h", "h", os.getpid(), python_version(), __version__)
 
 
 @contextmanager

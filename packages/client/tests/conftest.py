@@ -69,6 +69,7 @@ class FakeController:
         self.reverse = False
         self.answer_hello = True
         self.refuse_reason = ""
+        self.warnings: list[str] = []
         self.output_order = "before"
         self.batch = 64
         self.peers: dict[int, bytes] = {k: new_peer_id() for k in range(engines)}
@@ -187,6 +188,7 @@ class FakeController:
                     engines=[self.engine_info(engine) for engine in self.peers],
                     host=host_id(),
                     blob_dir=str(self.blob_dir),
+                    warnings=self.warnings,
                 )
             case m.Submit():
                 self._submit(identity, message, frames)

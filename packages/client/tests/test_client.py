@@ -176,6 +176,21 @@ def test_refusal_is_told(controller):
         Client(controller.info, timeout=5)
 
 
+def test_warnings_of_the_controller_are_shown_once(controller, caplog):
+    """What it warns of at the Hello is a Python warning, what it warns of later is logged."""
+    controller.warnings = ["this client has numpy 2.1.0, and engine 0 has numpy 1.26.4"]
+    with pytest.warns(RuntimeWarning, match=r"numpy 2\.1\.0") as shown:
+        rc = Client(controller.info, timeout=5)
+    assert len(shown) == 1
+    assert shown[0].filename == __file__
+    controller.send_all(m.EnginesChanged(warnings=["cloudpickle 3.0.0 here, 3.1.0 there"]))
+    rc.session.wait_until(lambda: "cloudpickle 3.0.0" in caplog.text, 5)
+    assert "cloudpickle 3.0.0 here" in caplog.text
+    [hello] = controller.received(m.Hello)
+    assert hello.packages["cloudpickle"]
+    rc.close()
+
+
 def test_closed_client_says_so(controller):
     """Every use of a closed client says that it is closed; closing twice is fine."""
     rc = Client(controller.info, timeout=5)

@@ -24,11 +24,13 @@ from ipyfleet_controller.scheduler.instructions import (
     SendTasks,
 )
 from ipyfleet_controller.scheduler.validate import validate, validate_placed
+from ipyfleet_protocol import __version__
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import SliceFrames, decode, decode_part, encode, encode_part, split
 from ipyfleet_protocol.columns import Payloads, PayloadWriter, float64_column
 from ipyfleet_protocol.connection import ConnectionInfo, load_connection_file, pick_url
 from ipyfleet_protocol.ids import Channel, EngineId, PeerId, new_peer_id, routing_id
+from ipyfleet_protocol.versions import python_version
 from ipyfleet_testing.postgresql import PostgresServer, find_programs
 
 CLIENT = PeerId(b"client-" + b"0" * 9)
@@ -299,8 +301,8 @@ class Dealers:
             self.info.host,
             "here",
             1,
-            "3.11",
-            "0.1.0",
+            python_version(),
+            __version__,
         )
         for name, value in changes.items():
             setattr(hello, name, value)

@@ -29,7 +29,9 @@ class Hub:
         return self.core.handle(ev.MessageEvent(peer, channel, message, **more), self.now)
 
     def hello(self, peer: PeerId, channel: Channel, role: Any, **more: Any) -> list[Any]:
-        hello = m.Hello(1, role, peer, INSTANCE, "host", "here", 1, "3.11", "0.1.0", **more)
+        hello = m.Hello(
+            m.PROTOCOL_VERSION, role, peer, INSTANCE, "host", "here", 1, "3.11", "0.1.0", **more
+        )
         return self.says(peer, channel, hello)
 
     def tick(self, after_s: float) -> list[Any]:
@@ -56,7 +58,7 @@ def hub() -> Hub:
     hub = Hub()
     hub.hello(CLIENT, Channel.CLIENT, "client")
     hub.hello(AGENT, Channel.AGENT, "agent")
-    hub.says(ENGINE, Channel.TASK, m.Attach(1, INSTANCE))
+    hub.says(ENGINE, Channel.TASK, m.Attach(m.PROTOCOL_VERSION, INSTANCE))
     hub.hello(ENGINE, Channel.CONTROL, "engine", agent=AGENT)
     return hub
 
@@ -67,7 +69,7 @@ def test_an_engine_joins_when_hello_and_task_channel_are_there() -> None:
         hub = Hub()
         hub.hello(CLIENT, Channel.CLIENT, "client")
         steps = [
-            lambda hub=hub: hub.says(ENGINE, Channel.TASK, m.Attach(1, INSTANCE)),
+            lambda hub=hub: hub.says(ENGINE, Channel.TASK, m.Attach(m.PROTOCOL_VERSION, INSTANCE)),
             lambda hub=hub: hub.hello(ENGINE, Channel.CONTROL, "engine"),
         ]
         first, second = steps if attach_first else steps[::-1]

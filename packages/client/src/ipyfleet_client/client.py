@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -113,6 +114,8 @@ class Client(HubQueries, EngineControls):
         self.session = Session(info)
         self.session.connect(timeout)
         self._finalizer = weakref.finalize(self, self.session.close)
+        for text in self.session.link.warnings:
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
         _activate_first(self)
 
     # -- engines ------------------------------------------------------------------------------

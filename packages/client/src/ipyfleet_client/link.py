@@ -40,6 +40,12 @@ class Joined(NamedTuple):
     blob_dir: str
 
 
+class Warn(NamedTuple):
+    """What may go wrong, for the user."""
+
+    texts: Sequence[str]
+
+
 class FinishWork(NamedTuple):
     """All tasks of a work have ended: tell its owner."""
 
@@ -77,7 +83,7 @@ class CloseSession(NamedTuple):
     reason: str
 
 
-Effect: TypeAlias = Joined | FinishWork | ShowOutput | Answer | RefuseSession | CloseSession
+Effect: TypeAlias = Joined | Warn | FinishWork | ShowOutput | Answer | RefuseSession | CloseSession
 
 
 class ClientLink:
@@ -87,6 +93,7 @@ class ClientLink:
         engines: the engines there are.
         ledger: the outstanding tasks; guarded by `lock`.
         joined: the controller has said Welcome.
+        warnings: what it warned of then.
         late: works that are done but have output still on its way, by seq.
     """
 
@@ -98,6 +105,7 @@ class ClientLink:
         self.ledger = Ledger()
         self.lock = threading.Lock()
         self.joined = False
+        self.warnings: Sequence[str] = ()
         self.late: dict[int, tuple[Work, int]] = {}
         self._map_blob = map_blob
         self._recent: deque[weakref.ref[Work]] = deque(maxlen=RECENT_WORKS)
@@ -122,7 +130,7 @@ class ClientLink:
                 return self._handle_output(message, frames)
             case m.EnginesChanged():
                 self.engines.change(message.joined, message.lost)
-                return ()
+                return (Warn(message.warnings),) if message.warnings else ()
             case m.Reply():
                 return (Answer(message.request, -1, message.content, message.error, frames),)
             case m.ControlReply():
@@ -143,6 +151,8 @@ class ClientLink:
         if message.instance != self.instance:
             raise ProtocolError("a Welcome of another cluster instance")
         self.engines.reset(message.engines)
+        # Before those who wait see that it has joined: they show them.
+        self.warnings = message.warnings
         self.joined = True
         return (Joined(message.host, message.blob_dir),)
 

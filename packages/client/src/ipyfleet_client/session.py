@@ -34,6 +34,7 @@ from ipyfleet_client.link import (
     Joined,
     RefuseSession,
     ShowOutput,
+    Warn,
 )
 from ipyfleet_client.pending import Segment, Work
 from ipyfleet_client.submission import Submitter
@@ -51,6 +52,7 @@ from ipyfleet_protocol.errors import (
     error_from_info,
 )
 from ipyfleet_protocol.ids import Channel, new_peer_id, routing_id
+from ipyfleet_protocol.versions import package_versions, python_version
 
 logger = logging.getLogger("ipyfleet.client")
 
@@ -137,7 +139,6 @@ class Session:
 
     def _join(self, url: str, timeout_s: float) -> None:
         import socket
-        import sys
 
         hello = m.Hello(
             version=m.PROTOCOL_VERSION,
@@ -147,8 +148,9 @@ class Session:
             host=self.host,
             hostname=socket.gethostname(),
             pid=os.getpid(),
-            python=f"{sys.version_info.major}.{sys.version_info.minor}",
+            python=python_version(),
             release=__version__,
+            packages=package_versions(),
         )
         self.wire.send([encode(hello)])
         self.wait_until(lambda: self.link.joined or self._refused, timeout_s)
@@ -307,6 +309,10 @@ class Session:
                     self._blob_dir = Path(effect.blob_dir)
                 if self._blob_dir is not None and effect.host == self.host:
                     self.submit.blobs = BlobStore(self._blob_dir, self.peer)
+            case Warn():
+                # In the receiving thread, where a Python warning that is an error would do harm.
+                for text in effect.texts:
+                    logger.warning("%s", text)
             case RefuseSession():
                 self._refused = effect.reason
                 if effect.joined:

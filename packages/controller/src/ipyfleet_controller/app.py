@@ -218,6 +218,7 @@ def make_router(
 ) -> Any:
     """Return a `Router` at an open `ControllerSite`, with what keeps its records."""
     from ipyfleet_protocol.connection import host_id
+    from ipyfleet_protocol.versions import python_version
 
     from .desk import Desk
     from .hub.core import HubCore
@@ -226,7 +227,9 @@ def make_router(
     from .scheduler.core import SchedulerCore
 
     instance = bytes.fromhex(site.instance)
-    hub = HubCore(Cluster(instance, host_id(), str(site.blob_dir), __version__))
+    hub = HubCore(
+        Cluster(instance, host_id(), str(site.blob_dir), __version__, python=python_version())
+    )
     scheduler = SchedulerCore(hwm=hwm)
     desk = Desk(keeper, hub.registry, scheduler.state)
     desk.blob_dir = site.blob_dir

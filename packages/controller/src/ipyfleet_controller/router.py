@@ -347,6 +347,10 @@ class Router:
     def _do_forward(self, what: hins.ForwardToClient) -> None:
         self._outbox.send(what.client, Channel.CLIENT, *self._received)
 
+    def _do_forward_to_engine(self, what: hins.ForwardToEngine) -> None:
+        header = encode(what.message)
+        self._outbox.send(what.engine, Channel.CONTROL, header, self._received[1])
+
     def _do_tell_scheduler(self, what: hins.TellScheduler) -> None:
         event = what.event
         if isinstance(event, sev.EngineLostEvent):
@@ -424,6 +428,7 @@ class Router:
     _PERFORM: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
         hins.Send: _do_send,
         hins.ForwardToClient: _do_forward,
+        hins.ForwardToEngine: _do_forward_to_engine,
         hins.TellScheduler: _do_tell_scheduler,
         hins.AnswerQuestion: _do_answer,
         hins.ForgetPeer: _do_forget,

@@ -6,7 +6,6 @@ What lives here: `Endpoint`. What must not: what is said afterwards.
 from __future__ import annotations
 
 import os
-import platform
 import socket as sockets
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from ipyfleet_protocol.connection import ConnectionInfo, pick_url
 from ipyfleet_protocol.hosts import host_id
 from ipyfleet_protocol.ids import Channel, PeerId, routing_id
 from ipyfleet_protocol.messages import PROTOCOL_VERSION, Attach, Hello, Role
+from ipyfleet_protocol.versions import package_versions, python_version
 
 from . import __version__
 
@@ -56,8 +56,9 @@ class Endpoint(NamedTuple):
             host=self.host,
             hostname=sockets.gethostname(),
             pid=os.getpid(),
-            python=".".join(platform.python_version_tuple()[:2]),
+            python=python_version(),
             release=__version__,
+            packages=package_versions() if self.role == "engine" else {},
             agent=self.agent,
             wanted_id=self.wanted_id,
         )

@@ -24,13 +24,14 @@ from .instructions import (
     Exit,
     ForgetPeer,
     ForwardToClient,
+    ForwardToEngine,
     HubInstruction,
     Send,
     SweepBlobs,
     TellScheduler,
     WakeAt,
 )
-from .joining import Cluster, objection
+from .joining import Cluster, news_for, objection, warnings_for
 from .peers import ROLE_OF_CHANNEL, Peer, Registry, channels_of
 
 LAST_WORDS_S = 0.020
@@ -165,12 +166,30 @@ class HubCore:
             host=self._cluster.host,
             blob_dir=self._cluster.blob_dir,
             start_calls=list(self._start_calls.values()) if peer.role == "engine" else [],
+            warnings=self._warnings(hello, peer),
         )
         out: list[HubInstruction] = [Send(peer.peer, channels_of(peer.role)[0], welcome)]
         if peer.role == "engine":
             out.append(TellScheduler(sev.EngineJoinedEvent(peer.engine_id, peer.peer)))
-            out += self._tell_clients(m.EnginesChanged(joined=[peer.info()]))
+            out += [
+                Send(
+                    client.peer,
+                    Channel.CLIENT,
+                    m.EnginesChanged(joined=[peer.info()], warnings=news_for(client, peer)),
+                )
+                for client in self.registry.of_role("client")
+            ]
         return out
+
+    def _warnings(self, hello: m.Hello, peer: Peer) -> list[str]:
+        if peer.role == "client":
+            others = list(self.registry.engines.values())
+            for engine in others:
+                news_for(peer, engine)  # the Welcome has them all
+            return warnings_for(hello, others)
+        if peer.role == "engine":
+            return warnings_for(hello, self.registry.of_role("client"))
+        return []
 
     def _on_goodbye(
         self, event: ev.MessageEvent, message: m.Goodbye, now: float
@@ -314,6 +333,16 @@ class HubCore:
         del engine.requests[client, message.request]
         return [ForwardToClient(client)] if client in self.registry.peers else []
 
+    def _on_comm(
+        self, event: ev.MessageEvent, message: m.CommMessage, now: float
+    ) -> list[HubInstruction]:
+        engine = self.registry.engines.get(EngineId(message.engine))
+        if engine is None or engine.leaving_at is not None:
+            # The client is told that the engine is lost, and closes its comms then.
+            return []
+        message.client = event.peer
+        return [ForwardToEngine(engine.peer, message)]
+
     def _on_request(
         self, event: ev.MessageEvent, message: m.Request, now: float
     ) -> list[HubInstruction]:
@@ -395,5 +424,6 @@ class HubCore:
         m.EngineExited: _on_engine_exited,
         m.Control: _on_control,
         m.ControlReply: _on_control_reply,
+        m.CommMessage: _on_comm,
         m.Request: _on_request,
     }

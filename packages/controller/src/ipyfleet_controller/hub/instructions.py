@@ -26,6 +26,13 @@ class ForwardToClient(msgspec.Struct):
     client: PeerId
 
 
+class ForwardToEngine(msgspec.Struct):
+    """Send a message over CONTROL, with the payload frames that the event brought."""
+
+    engine: PeerId
+    message: Message
+
+
 class TellScheduler(msgspec.Struct):
     """Hand an event to the scheduler."""
 
@@ -67,6 +74,7 @@ class WakeAt(msgspec.Struct):
 HubInstruction: TypeAlias = (
     Send
     | ForwardToClient
+    | ForwardToEngine
     | TellScheduler
     | AnswerQuestion
     | ForgetPeer

@@ -1,17 +1,27 @@
 """Who may join: what a Hello must say.
 
-What lives here: `Cluster` (what newcomers are checked against and told) and `objection`. What must
-not: the list of who is here.
+What lives here: `Cluster` (what newcomers are checked against and told), `objection`, and what
+newcomers are warned of. What must not: the list of who is here.
+
+Client and engines must run the same minor version of Python. What decides is the controller's,
+which unpickles nothing itself: so it does not matter who comes first, and each of them gets one
+answer, the same each time.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import msgspec
 
 from ipyfleet_protocol.ids import Channel, PeerId
 from ipyfleet_protocol.messages import PROTOCOL_VERSION, Hello
+from ipyfleet_protocol.versions import misfits, same_release
 
-from .peers import ROLE_OF_CHANNEL
+from .peers import ROLE_OF_CHANNEL, Peer
+
+MAX_NAMED = 4
+"""Peers or hosts that a warning names."""
 
 
 class Cluster(msgspec.Struct):
@@ -21,7 +31,8 @@ class Cluster(msgspec.Struct):
         instance: 16 bytes that name this run of the cluster.
         host: id of the host that the controller is on.
         blob_dir: directory of shared memory.
-        release: our version, for messages.
+        release: our version.
+        python: the minor version of Python that peers must have; empty for any.
     """
 
     instance: bytes
@@ -29,6 +40,7 @@ class Cluster(msgspec.Struct):
     blob_dir: str
     release: str
     version: int = PROTOCOL_VERSION
+    python: str = ""
 
 
 def objection(
@@ -41,6 +53,17 @@ def objection(
             f"{who} speaks protocol version {hello.version} and the controller (ipyfleet "
             f"{cluster.release}) speaks version {cluster.version}; install the same release "
             "of ipyfleet on both sides"
+        )
+    if not same_release(hello.release, cluster.release):
+        return (
+            f"{who} and the controller (ipyfleet {cluster.release}) are of different releases; "
+            f"install ipyfleet {cluster.release} here, or {hello.release} there"
+        )
+    if cluster.python and hello.role != "agent" and hello.python != cluster.python:
+        return (
+            f"{who} runs Python {hello.python} and the cluster (its controller) runs Python "
+            f"{cluster.python}; functions cannot travel between the two, so clients, engines and "
+            "controller must run the same minor version"
         )
     if hello.instance != cluster.instance:
         return (
@@ -55,3 +78,41 @@ def objection(
     if key_role is not None and key_role != needed:
         return f"{who} came with the key of an {key_role}; the controller wants the {needed} key"
     return None
+
+
+def warnings_for(hello: Hello, others: Iterable[Peer]) -> list[str]:
+    """Return what a newcomer should know of the peers that it will exchange data with."""
+    by_text: dict[tuple[str, str], list[Peer]] = {}
+    for other in others:
+        for name in misfits(hello.packages, other.packages):
+            by_text.setdefault((name, other.packages[name]), []).append(other)
+    return [
+        _warning(f"this {hello.role}", name, hello.packages[name], peers, version)
+        for (name, version), peers in by_text.items()
+    ]
+
+
+def news_for(client: Peer, engine: Peer) -> list[str]:
+    """Return what a client should know of an engine that has joined; of each difference once."""
+    news = []
+    for name in misfits(client.packages, engine.packages):
+        version = engine.packages[name]
+        if (name, version) not in client.warned_of:
+            client.warned_of.add((name, version))
+            news.append(_warning("this client", name, client.packages[name], [engine], version))
+    return news
+
+
+def _warning(who: str, package: str, mine: str, others: list[Peer], theirs: str) -> str:
+    names = [
+        f"engine {other.engine_id}" if other.role == "engine" else f"a {other.role}"
+        for other in others
+    ]
+    hosts = sorted({other.hostname for other in others})
+    named = ", ".join(dict.fromkeys(names[:MAX_NAMED])) + (" …" if len(names) > MAX_NAMED else "")
+    places = ", ".join(hosts[:MAX_NAMED]) + (" …" if len(hosts) > MAX_NAMED else "")
+    have = "has" if len(names) == 1 else "have"
+    return (
+        f"{who} has {package} {mine}, and {named} on {places} {have} {package} {theirs}: what one "
+        "sends the other may not be able to read; install the same version"
+    )

@@ -27,6 +27,8 @@ class Peer(msgspec.Struct):
         reason, running: of a leaving engine: why, and the ordinal of the task that it ran.
         requests: of an engine: ``(client, request)`` that it has not answered, and whether the
             request was to stop, which its end answers.
+        packages: versions, as in `Hello`.
+        warned_of: of a client: packages and the engines' versions of which it was warned.
     """
 
     peer: PeerId
@@ -40,6 +42,8 @@ class Peer(msgspec.Struct):
     reason: str = ""
     running: int = -1
     requests: dict[tuple[PeerId, int], bool] = msgspec.field(default_factory=dict)
+    packages: dict[str, str] = msgspec.field(default_factory=dict)
+    warned_of: set[tuple[str, str]] = msgspec.field(default_factory=set)
 
     def info(self) -> EngineInfo:
         """Return what clients know of an engine."""
@@ -81,6 +85,7 @@ class Registry:
         peer = PeerId(hello.peer)
         self._half_open.pop(peer, None)
         entry = Peer(peer, hello.role, hello.host, hello.hostname, hello.pid)
+        entry.packages = hello.packages
         if hello.role == "engine":
             entry.engine_id = self._new_engine_id(hello.wanted_id)
             entry.agent = PeerId(hello.agent) if hello.agent else None
