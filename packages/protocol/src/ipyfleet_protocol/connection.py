@@ -91,6 +91,8 @@ class ConnectionInfo(msgspec.Struct):
         ssh: the ssh server to tunnel through, or empty.
         server_public, public, secret: CURVE keys in z85; empty where there is no ``tcp://``.
         heartbeat_s: an engine or agent that is silent for longer is taken for dead; 0 for never.
+        recover_s: how long peers wait for a controller that died to be back at the same addresses;
+            0 where nobody would start it again.
     """
 
     format: int
@@ -111,6 +113,7 @@ class ConnectionInfo(msgspec.Struct):
     public: str = ""
     secret: str = ""
     heartbeat_s: float = 30.0
+    recover_s: float = 0.0
 
     def __repr__(self) -> str:
         # Reprs end up in logs; the secret key must not.
@@ -143,6 +146,7 @@ def new_connection_info(
     public: str = "",
     secret: str = "",
     heartbeat_s: float = 30.0,
+    recover_s: float = 0.0,
 ) -> ConnectionInfo:
     """Return the description of a controller that is this process; for the arguments see the
     class.
@@ -167,6 +171,7 @@ def new_connection_info(
         public=public,
         secret=secret,
         heartbeat_s=heartbeat_s,
+        recover_s=recover_s,
     )
 
 
