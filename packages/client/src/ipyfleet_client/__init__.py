@@ -23,6 +23,7 @@ from ipyfleet_client.outputs import ExecuteReply
 from ipyfleet_client.views.balanced import LoadBalancedView
 from ipyfleet_client.views.broadcast import BroadcastView
 from ipyfleet_client.views.direct import DirectView
+from ipyfleet_protocol.dependencies import Dependency
 from ipyfleet_protocol.namespace import Reference
 from ipyfleet_protocol.serialize import use_cloudpickle, use_dill, use_pickle
 
@@ -34,6 +35,7 @@ __all__ = [
     "AsyncResult",
     "BroadcastView",
     "Client",
+    "Dependency",
     "DirectView",
     "ExecuteReply",
     "LazyMapIterator",

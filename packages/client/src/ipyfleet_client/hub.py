@@ -219,6 +219,11 @@ class HubQueries:
                 retries=options.retries,
                 silent=options.silent,
                 label=options.label,
+                after=options.after,
+                follow=options.follow,
+                timeout_s=options.timeout_s,
+                priority=options.priority,
+                resources=tuple(options.resources.items()),
             )
             payload = Packed(bytes(pickle), buffers)
             self.session.submit.submit(work, spec, function, payload, targets=targets)

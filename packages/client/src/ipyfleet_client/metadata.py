@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.pending import PENDING, STATUS_NAMES, Work
+from ipyfleet_protocol.dependencies import msg_ids_of
 from ipyfleet_protocol.errors import error_from_info
 from ipyfleet_protocol.messages import FAILED, OK
 
@@ -84,6 +85,8 @@ def metadata_of(session: Session, work: Work, index: int) -> Metadata:
     values: dict[str, Any] = {
         "submitted": as_datetime(work.submitted),
         "label": work.label or None,
+        "after": msg_ids_of(work.after),
+        "follow": msg_ids_of(work.follow),
     }
     seq = work.seq(index)
     if work.foreign_ids is not None:

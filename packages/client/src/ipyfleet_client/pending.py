@@ -30,6 +30,7 @@ from ipyfleet_protocol.messages import (
     FAILED,
     OK,
     BlobHandle,
+    Dependency,
     ErrorInfo,
     ExecuteInfo,
     ResultSlice,
@@ -174,16 +175,19 @@ class Work:
         followers: per task the works that show its result too, and where (`derive`).
         shares: segments of this work are those of others, too.
         foreign_ids: the msg_ids of tasks that this client did not submit; None for its own.
+        after, follow: what the tasks were submitted to wait for.
     """
 
     __slots__ = (
         "__weakref__",
         "_where",
+        "after",
         "arrivals",
         "arrived",
         "blobs",
         "closed",
         "failures",
+        "follow",
         "followers",
         "foreign_ids",
         "label",
@@ -232,6 +236,8 @@ class Work:
         self.followers: dict[int, list[tuple[Work, int]]] | None = None
         self.shares = False
         self.foreign_ids: list[str] | None = None
+        self.after: Dependency | None = None
+        self.follow: Dependency | None = None
         self._where: array[int] | None = array("I", bytes(4 * total)) if total > 1 else None
 
     # -- the submitting thread ----------------------------------------------------------------

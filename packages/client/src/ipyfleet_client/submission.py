@@ -33,6 +33,7 @@ from ipyfleet_protocol.errors import ClientClosed
 from ipyfleet_protocol.ids import PeerId, format_msg_id
 from ipyfleet_protocol.messages import (
     Cancel,
+    Dependency,
     Function,
     Group,
     Method,
@@ -69,6 +70,11 @@ class Spec(NamedTuple):
     retries: int = 0
     silent: bool = False
     label: str = ""
+    after: Dependency | None = None
+    follow: Dependency | None = None
+    timeout_s: float = 0.0
+    priority: int = 0
+    resources: tuple[tuple[str, float], ...] = ()
 
 
 class History:
@@ -299,14 +305,14 @@ class Submitter:
             self._outbox.append(frames)
             self._send_outbox()
 
-    def send_message(self, header: bytes) -> None:
-        """Send a message without payload, after what was submitted before.
+    def send_message(self, header: bytes, frames: Sequence[Frame] = ()) -> None:
+        """Send a message that is no submission, after what was submitted before.
 
         Raises:
             ClientClosed: the client is closed.
         """
         self.flush()
-        self._send([header])
+        self._send([header, *frames])
 
     def _send_outbox(self) -> None:
         assert self.wire is not None
@@ -359,6 +365,7 @@ class Submitter:
             for job in jobs:
                 self._link.ledger.add(seq, job.tasks, job.work, job.start)
                 job.work.sent(job.start, seq, job.tasks)
+                job.work.after, job.work.follow = spec.after, spec.follow
                 if job.history is not None:
                     job.history.add(seq, job.tasks)
                 seq += job.tasks
@@ -377,6 +384,11 @@ class Submitter:
             silent=spec.silent,
             label=spec.label,
             host=self.host,
+            after=spec.after,
+            follow=spec.follow,
+            timeout_s=spec.timeout_s,
+            priority=spec.priority,
+            resources=dict(spec.resources),
         )
         columns, frames = writer.finish()
         header: Function | None = None

@@ -5,13 +5,22 @@ What lives here: `LoadBalancedView`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.asyncresult import AsyncResult
+from ipyfleet_client.dependencies import DependencyFlag, read_dependency
 from ipyfleet_client.mapresult import AsyncMapResult, JoinedResult
 from ipyfleet_client.partition import Dist, as_sequence, partition
+from ipyfleet_client.placement import (
+    NO_RESOURCES,
+    check_priority,
+    check_resources,
+    check_retries,
+    check_timeout,
+    timeout_on_wire,
+)
 from ipyfleet_client.submission import Spec
 from ipyfleet_client.views.base import Flag, PreparedCall, View, check_sequences
 from ipyfleet_protocol.namespace import Reference
@@ -28,6 +37,12 @@ class LoadBalancedView(View):
     Attributes:
         targets: a list of the engines that may be used, or None for all.
         retries: how many more attempts a task that failed gets, on other engines.
+        after: tasks begin when these have ended: a result, a msg_id, a list or set of those, or a
+            `Dependency`, which has the rule. None for nothing to wait for.
+        follow: likewise, and tasks run on engines where these ran.
+        timeout: seconds that a task may wait for a place; None or 0 for any time.
+        priority: of this client's waiting tasks those with the higher number go first.
+        resources: what an engine must have, and how much of each, such as ``{"gpu": 1}``.
 
     Example:
         >>> view = rc.load_balanced_view()  # doctest: +SKIP
@@ -35,17 +50,28 @@ class LoadBalancedView(View):
         [0, 1, 4, 9]
     """
 
-    flag_names = View.flag_names | {"retries"}
+    flag_names = View.flag_names | {
+        "after",
+        "follow",
+        "priority",
+        "resources",
+        "retries",
+        "timeout",
+    }
 
     retries = Flag[int](0)
+    after: Flag[Any] = DependencyFlag()
+    follow: Flag[Any] = DependencyFlag()
+    timeout = Flag["float | None"](None)
+    priority = Flag[int](0)
+    resources = Flag[Mapping[str, float]](NO_RESOURCES)
 
     def _check_flag(self, name: str, value: Any) -> Any:
-        if name == "retries":
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"retries must be an int, not {type(value).__name__}")
-            if value < 0:
-                raise ValueError(f"retries must not be negative: {value}")
-        elif name == "targets":
+        if name in ("after", "follow"):
+            return read_dependency(name, value, self._session)
+        if name in _CHECKS:
+            return _CHECKS[name](value)
+        if name == "targets":
             if value is None or (isinstance(value, str) and value == "all"):
                 return None
             chosen = self._session.link.engines.choose(value)
@@ -70,6 +96,11 @@ class LoadBalancedView(View):
             targets,
             retries=self.retries,
             label=self.label if label is None else label,
+            after=_AFTER.wire(self),
+            follow=_FOLLOW.wire(self),
+            timeout_s=timeout_on_wire(self.timeout),
+            priority=self.priority,
+            resources=tuple(self.resources.items()),
         )
 
     def _apply(
@@ -258,6 +289,17 @@ class LoadBalancedView(View):
         from ipyfleet_client.joblib_backend import register_joblib_backend
 
         register_joblib_backend(name, make_default, view=self)
+
+
+_AFTER: DependencyFlag = vars(LoadBalancedView)["after"]
+_FOLLOW: DependencyFlag = vars(LoadBalancedView)["follow"]
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "priority": check_priority,
+    "resources": check_resources,
+    "retries": check_retries,
+    "timeout": check_timeout,
+}
 
 
 def _count(sequences: tuple[Any, ...]) -> int | None:
