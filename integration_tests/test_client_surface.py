@@ -125,6 +125,18 @@ def test_own_results_after_they_were_dropped(client: ipf.Client) -> None:
     assert client.get_result(client.history[-1]).get(TIMEOUT_S) == 11
 
 
+def test_values_and_metadata_by_msg_id(cluster: Any, client: ipf.Client) -> None:
+    """`rc.results` and `rc.metadata` find any task, also another client's."""
+    with cluster.connect_client_sync() as other:
+        msg_id = client[1].apply_async(lambda: 12).msg_ids[0]
+        client.wait(timeout=TIMEOUT_S)
+        assert other.results[msg_id] == client.results[msg_id] == 12
+        assert other.metadata[msg_id].engine_id == 1
+    assert list(client.results)[-1] == msg_id
+    with pytest.raises(KeyError, match=r"rc\.hub_history"):
+        client.results["0" * 32 + "_1"]
+
+
 def test_records(client: ipf.Client) -> None:
     """The hub's records tell of this client's tasks, with times as datetimes in UTC."""
     before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=1)

@@ -19,6 +19,7 @@ from ipyfleet_protocol.errors import (
     EngineError,
     NoEnginesRegistered,
     RemoteError,
+    TaskAborted,
 )
 
 
@@ -399,3 +400,72 @@ def test_connection_file_path_may_be_a_string(controller, directory):
 
     with Client(json.loads(path.read_text()), timeout=5) as rc:
         assert len(rc) == 2
+
+
+def test_a_wait_for_engines_in_the_background_has_its_limit(rc, controller):
+    """The future of ``block=False`` ends as the blocking call does: too few, one lost, closed."""
+    with pytest.raises(TimeoutError, match="2 of 3"):
+        rc.wait_for_engines(3, block=False, timeout=0.05).result(5)
+    future = rc.wait_for_engines(3, block=False)
+    controller.lose_engine(1, "out of memory")
+    with pytest.raises(EngineError, match="out of memory"):
+        future.result(5)
+    future = rc.wait_for_engines(3, block=False)
+    rc.close()
+    with pytest.raises(ClientClosed):
+        future.result(5)
+
+
+class ClusterThatFails:
+    """What a client knows of its cluster."""
+
+    n = 3
+
+    def find_ended(self):
+        return self
+
+    def describe_end(self):
+        return "ipengine has ended with exit code 1"
+
+
+def test_a_wait_for_engines_ends_with_their_processes(controller):
+    """Engines whose processes have ended before they registered are not waited for."""
+    cluster = ClusterThatFails()
+    with Client(controller.info, timeout=5, cluster=cluster) as rc:
+        with pytest.raises(EngineError, match=r"2 of 3 engines .* exit code 1"):
+            rc.wait_for_engines(timeout=5)
+        assert rc.wait_for_engines(2) is None
+
+
+def test_a_task_that_has_not_ended_has_metadata_and_no_value(rc, controller):
+    """`rc.metadata` has all tasks of the client, `rc.results` those that have ended."""
+    controller.paused.set()
+    pending = rc[0].apply_async(abs, -1)
+    (msg_id,) = pending.msg_ids
+    assert list(rc.results) == []
+    assert msg_id not in rc.results
+    assert list(rc.metadata) == [msg_id]
+    assert rc.metadata[msg_id].engine_id == 0
+    with pytest.raises(KeyError, match="has not ended"):
+        rc.results[msg_id]
+    controller.paused.clear()
+    assert pending.get(5) == 1
+    assert list(rc.results) == [msg_id]
+
+
+def test_abort_of_what_is_at_some_engines(rc, controller):
+    """`abort(targets=…)` ends what was submitted to these engines, and nothing else."""
+    controller.paused.set()
+    ar = rc[:].apply_async(abs, -1)
+    rc.abort(targets=[1])
+    controller.paused.clear()
+    values = ar.get(5, return_exceptions=True)
+    assert values[0] == 1
+    assert isinstance(values[1], TaskAborted)
+
+
+def test_spinning_is_no_longer_needed(rc):
+    """The calls that took results in long ago warn and do nothing."""
+    for call in (rc.spin, rc.spin_thread, rc.stop_spin_thread, rc[:].spin):
+        with pytest.warns(DeprecationWarning, match="leave it out"):
+            call()

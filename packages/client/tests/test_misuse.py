@@ -192,6 +192,7 @@ def test_a_closed_client(controller: Any) -> None:
     client = Client(controller.info, timeout=5)
     view = client[:]
     client.close()
+    assert issubclass(ClientClosed, OSError)
     for call in (
         lambda: view.apply(abs, 1),
         lambda: view.push({"a": 1}),

@@ -1,8 +1,8 @@
 """The client of a cluster.
 
-What lives here: `Client`, the door to everything that users do. What must not: the protocol
-    (`session.py`),
-how calls are made (`views`).
+What lives here: `Client`, the door to everything that users do: how it connects, its views, its
+tasks, its end. What must not: the protocol (`session.py`), how calls are made (`views`), waiting
+(`waits.py`), questions to the hub (`hub.py`) and to engines (`engine_control.py`).
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.engine_control import EngineControls
-from ipyfleet_client.hub import REQUEST_TIMEOUT_S, HubQueries
+from ipyfleet_client.hub import HubQueries
 from ipyfleet_client.lookup import find_connection
 from ipyfleet_client.outputs import in_ipython
-from ipyfleet_client.progressbar import make_bar
-from ipyfleet_client.session import Pending, Session
+from ipyfleet_client.pending import PENDING, Work
+from ipyfleet_client.session import Session
+from ipyfleet_client.taskmaps import TaskMap, metadata_of_tasks, results_of
 from ipyfleet_client.views.balanced import LoadBalancedView
 from ipyfleet_client.views.broadcast import BroadcastView
 from ipyfleet_client.views.direct import DirectView
+from ipyfleet_client.waits import ClientWaits
 from ipyfleet_protocol import messages as m
+from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.connection import ConnectionInfo
-from ipyfleet_protocol.errors import EngineError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,7 +40,7 @@ ACTIVATION_GROUP = "ipyfleet.activation"
 """Entry points called with ``(view, suffix)`` when a view is activated: the magics."""
 
 
-class Client(HubQueries, EngineControls):
+class Client(HubQueries, EngineControls, ClientWaits):
     """A connection to a cluster: its engines by index, views of them, questions to the hub.
 
     Any number of clients may be in a process, any number of threads may use one. A client closes
@@ -247,7 +248,7 @@ class Client(HubQueries, EngineControls):
         for entry in entry_points(group=ACTIVATION_GROUP):
             entry.load()(view, suffix)
 
-    # -- waiting ------------------------------------------------------------------------------
+    # -- tasks --------------------------------------------------------------------------------
 
     @property
     def history(self) -> list[str]:
@@ -270,176 +271,30 @@ class Client(HubQueries, EngineControls):
             for work in works
             for index, first, count in work.ranges
             for offset, seq in enumerate(range(first, first + count))
-            if work.status[index + offset] == 255
+            if work.status[index + offset] == PENDING
         }
 
-    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
-        """Wait for results.
+    @property
+    def results(self) -> TaskMap:
+        """The values of tasks that have ended, by msg_id. Looked up, not kept here."""
+        return results_of(self)
 
-        Args:
-            jobs: an `AsyncResult`, any other future, a msg_id, an index of the history, or a
-                collection of those; None for everything outstanding.
-            timeout: seconds; None or negative for no limit.
+    @property
+    def metadata(self) -> TaskMap:
+        """The `Metadata` of tasks, by msg_id. Looked up, not kept here."""
+        return metadata_of_tasks(self)
 
-        Returns:
-            Whether all are there.
-        """
-        session = self.session
-        if jobs is None:
-            session.submit.flush()
-            return session.wait_until(lambda: not session.link.ledger.outstanding, timeout)
-        futures = self._futures(jobs)
-        return session.wait_until(lambda: all(future.done() for future in futures), timeout)
+    def spin(self) -> None:
+        """Do nothing: what arrives is taken at once. Deprecated."""
+        _warn_of_spin("spin")
 
-    def wait_interactive(
-        self, jobs: Any = None, interval: float = 0.1, timeout: float | None = -1
-    ) -> bool:
-        """As `wait`, and show how many are there."""
-        import time
+    def spin_thread(self, interval: float = 1) -> None:
+        """Do nothing, as `spin`. Deprecated."""
+        _warn_of_spin("spin_thread")
 
-        if jobs is None:
-            with self.session.link.lock:
-                works = list(self.session.link.ledger.works())
-            jobs = [work.owner for work in works if work.owner is not None]
-        futures = self._futures(jobs)
-        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-        with make_bar(len(futures), "waiting", "calls") as bar:
-            while True:
-                left = interval
-                if deadline is not None:
-                    left = min(left, max(0.0, deadline - time.monotonic()))
-                done = self.wait(futures, left)
-                bar.update(sum(future.done() for future in futures) - bar.n)
-                if done or (deadline is not None and time.monotonic() >= deadline):
-                    return done
-
-    def wait_for_engines(
-        self,
-        n: int | None = None,
-        *,
-        timeout: float | None = -1,
-        block: bool = True,
-        interactive: bool | None = None,
-        widget: bool | None = None,
-    ) -> Future[Any] | None:
-        """Wait until there are at least `n` engines.
-
-        Args:
-            n: how many; None for as many as ``rc.cluster`` was started with, or one.
-            timeout: seconds; None or negative for no limit.
-            block: if false, return a future at once.
-            interactive: show a progress bar; None for "in IPython".
-            widget: a notebook widget instead of text; None for where there can be one.
-
-        Raises:
-            TimeoutError: there are fewer.
-            EngineError: an engine was lost meanwhile.
-        """
-        if n is None:
-            n = getattr(self.cluster, "n", None) or 1
-        wanted = n
-        engines = self.session.link.engines
-        lost = set(engines.lost)
-
-        def settled() -> bool:
-            return len(engines.ids) >= wanted or bool(engines.lost.keys() - lost)
-
-        if not block:
-            future: Future[Any] = Future()
-            self.session.wire.notify(
-                settled, lambda: self.session.call_soon(lambda: future.set_result(None))
-            )
-            return future
-        if interactive is None:
-            interactive = in_ipython() and not settled()
-        if interactive:
-            self._wait_with_bar(settled, wanted, timeout, widget)
-        else:
-            self.session.wait_until(settled, timeout)
-        if len(engines.ids) >= wanted:
-            return None
-        self.session.wire  # noqa: B018 - raises ClientClosed if that is why
-        for engine_id in engines.lost.keys() - lost:
-            raise EngineError(
-                f"engine {engine_id} was lost while waiting for {wanted} engines: "
-                f"{engines.lost[engine_id].reason}"
-            )
-        raise TimeoutError(
-            f"{len(engines.ids)} of {wanted} engines have registered within {timeout} s; look at "
-            "the engines' logs, or give a larger timeout"
-        )
-
-    def _wait_with_bar(
-        self, settled: Any, wanted: int, timeout: float | None, widget: bool | None
-    ) -> None:
-        import time
-
-        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-        with make_bar(wanted, "engines", "engine", widget) as bar:
-            done = False
-            while not done and (deadline is None or time.monotonic() < deadline):
-                done = self.session.wait_until(settled, 0.1)
-                bar.update(min(len(self), wanted) - bar.n)
-
-    def _futures(self, jobs: Any) -> list[Future[Any]]:
-        """Return the futures that a ``jobs`` argument means.
-
-        Raises:
-            TypeError: it is none of what it can be.
-        """
-        if isinstance(jobs, Future):
-            return [jobs]
-        if isinstance(jobs, int | str) and not isinstance(jobs, bool):
-            result = self.get_result(jobs)
-            return [result]
-        if isinstance(jobs, Iterable):
-            return [future for job in jobs for future in self._futures(job)]
-        raise TypeError(
-            "jobs are results, msg_ids, indices of the history, or collections of those, not "
-            f"{type(jobs).__name__}"
-        )
-
-    # -- asking engines and the hub -----------------------------------------------------------
-
-    def clear(self, targets: Any = None, block: bool = True) -> Any:
-        """Reset the namespace of engines; of all if `targets` is None.
-
-        Waits whatever `self.block` says; if `block` is false, a future is returned.
-        """
-        return self._control(m.ClearNamespace(), targets, block)
-
-    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> Any:
-        """Send a signal to the processes of engines, whatever they are doing.
-
-        Args:
-            sig: a number, or a name such as "SIGINT".
-            targets: the engines; None for all.
-            block: whether to wait for the answer; if false, a future is returned.
-
-        Raises:
-            ValueError: there is no such signal.
-        """
-        import signal
-
-        if isinstance(sig, str):
-            name = sig if sig.startswith("SIG") else f"SIG{sig}"
-            try:
-                number = int(signal.Signals[name.upper()])
-            except KeyError:
-                raise ValueError(f"there is no signal {sig!r}") from None
-        else:
-            number = int(sig)
-        return self._control(m.SendSignal(number), targets, block)
-
-    def _control(self, action: m.ControlAction, targets: Any, block: bool | None) -> Any:
-        chosen = self.session.link.engines.targets(targets)
-        engines = [chosen] if isinstance(chosen, int) else chosen
-        return self._answer(self.session.control(engines, action), block)
-
-    def _answer(self, pending: Pending, block: bool | None) -> Any:
-        if self.block if block is None else block:
-            return self.session.answer(pending, REQUEST_TIMEOUT_S)
-        return pending
+    def stop_spin_thread(self) -> None:
+        """Do nothing, as `spin`. Deprecated."""
+        _warn_of_spin("stop_spin_thread")
 
     def abort(
         self,
@@ -454,13 +309,14 @@ class Client(HubQueries, EngineControls):
 
         Args:
             jobs: results, msg_ids or collections of those; None for everything outstanding.
-            targets: accepted for compatibility.
+            targets: engines: only what was submitted to these directly; None for all.
             block: accepted for compatibility.
             force: kill engines whose tasks still run after the grace.
             grace: seconds.
 
         Raises:
             TypeError: `jobs` is none of what it can be.
+            IndexError: there is no such engine.
         """
         self.session.submit.flush()
         if jobs is None:
@@ -472,37 +328,14 @@ class Client(HubQueries, EngineControls):
                 for future in self._futures(jobs)
                 if isinstance(future, AsyncResult) and not future.ready()
             ]
-        self.session.submit.cancel_all(works, interrupt=True, force=force, grace_s=grace)
-
-    def shutdown(
-        self,
-        targets: Any = "all",
-        restart: bool = False,
-        hub: bool = False,
-        block: bool | None = None,
-    ) -> None:
-        """Stop engines, and with `hub` the controller.
-
-        Args:
-            targets: the engines; "all" or None for all.
-            restart: not to be had; use a `Cluster`.
-            hub: stop the controller and all engines; this client closes.
-            block: whether to wait for the answer.
-
-        Raises:
-            NotImplementedError: `restart` was asked for.
-        """
-        if restart:
-            raise NotImplementedError("engines are restarted by the Cluster that started them")
-        if hub:
-            pending = self.session.request(m.ShutdownCluster(None, hub=True))
-            self.session.wait_until(lambda: pending.done() or self.session.closed, 10.0)
-            self.close()
+        submit = self.session.submit
+        if targets is None or (isinstance(targets, str) and targets == "all"):
+            submit.cancel_all(works, interrupt=True, force=force, grace_s=grace)
             return
-        everything = targets is None or (isinstance(targets, str) and targets == "all")
-        if everything and not self.ids:
-            return
-        self._control(m.StopEngine(), targets, block)
+        chosen = self.session.link.engines.choose(targets)
+        ranges = _seqs_at([chosen] if isinstance(chosen, int) else chosen, works)
+        if ranges:
+            submit.send_message(encode(m.Cancel(ranges, True, force, grace)))
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -557,6 +390,27 @@ _IGNORED = frozenset(
         "config",
     ]
 )
+
+
+def _warn_of_spin(name: str) -> None:
+    warnings.warn(
+        f"{name}() does nothing: results are taken as they arrive; leave it out",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
+def _seqs_at(engines: Iterable[int], works: Iterable[Work]) -> list[m.SeqRange]:
+    """Return the tasks of direct calls to these engines."""
+    wanted = set(engines)
+    return [
+        m.SeqRange(first + offset, 1)
+        for work in works
+        if work.targets is not None
+        for index, first, count in work.ranges
+        for offset in range(count)
+        if work.targets[index + offset] in wanted and work.status[index + offset] == PENDING
+    ]
 
 
 def _activate_first(client: Client) -> None:

@@ -1,7 +1,7 @@
 """What a client asks engines and their agents to do, apart from tasks.
 
-What lives here: the part of `Client` about stacks and about functions for engines that join. What
-must not: tasks, the hub's records.
+What lives here: the part of `Client` about signals, namespaces, stacks, the end of engines and
+functions for those that join. What must not: tasks, the hub's records.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ipyfleet_client.hub import REQUEST_TIMEOUT_S
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.errors import collect_exceptions
 from ipyfleet_protocol.serialize import pack_function
 
 if TYPE_CHECKING:
-    from ipyfleet_client.session import Session
+    from ipyfleet_client.session import Pending, Session
 
 ANSWER_S = 1.0
 """How long an engine has to answer itself, before its agent is asked."""
@@ -26,6 +27,86 @@ class EngineControls:
     """Requests to engines that work while they are busy."""
 
     session: Session
+    block: bool
+
+    if TYPE_CHECKING:
+
+        @property
+        def ids(self) -> list[int]:
+            """As `Client.ids`."""
+
+        def close(self) -> None:
+            """As `Client.close`."""
+
+    def clear(self, targets: Any = None, block: bool = True) -> Any:
+        """Reset the namespace of engines; of all if `targets` is None.
+
+        Waits whatever `self.block` says; if `block` is false, a future is returned.
+        """
+        return self._control(m.ClearNamespace(), targets, block)
+
+    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> Any:
+        """Send a signal to the processes of engines, whatever they are doing.
+
+        Args:
+            sig: a number, or a name such as "SIGINT".
+            targets: the engines; None for all.
+            block: whether to wait for the answer; if false, a future is returned.
+
+        Raises:
+            ValueError: there is no such signal.
+        """
+        import signal
+
+        if isinstance(sig, str):
+            name = sig if sig.startswith("SIG") else f"SIG{sig}"
+            try:
+                number = int(signal.Signals[name.upper()])
+            except KeyError:
+                raise ValueError(f"there is no signal {sig!r}") from None
+        else:
+            number = int(sig)
+        return self._control(m.SendSignal(number), targets, block)
+
+    def _control(self, action: m.ControlAction, targets: Any, block: bool | None) -> Any:
+        chosen = self.session.link.engines.targets(targets)
+        engines = [chosen] if isinstance(chosen, int) else chosen
+        return self._answer(self.session.control(engines, action), block)
+
+    def _answer(self, pending: Pending, block: bool | None) -> Any:
+        if self.block if block is None else block:
+            return self.session.answer(pending, REQUEST_TIMEOUT_S)
+        return pending
+
+    def shutdown(
+        self,
+        targets: Any = "all",
+        restart: bool = False,
+        hub: bool = False,
+        block: bool | None = None,
+    ) -> None:
+        """Stop engines, and with `hub` the controller.
+
+        Args:
+            targets: the engines; "all" or None for all.
+            restart: not to be had; use a `Cluster`.
+            hub: stop the controller and all engines; this client closes.
+            block: whether to wait for the answer.
+
+        Raises:
+            NotImplementedError: `restart` was asked for.
+        """
+        if restart:
+            raise NotImplementedError("engines are restarted by the Cluster that started them")
+        if hub:
+            pending = self.session.request(m.ShutdownCluster(None, hub=True))
+            self.session.wait_until(lambda: pending.done() or self.session.closed, 10.0)
+            self.close()
+            return
+        everything = targets is None or (isinstance(targets, str) and targets == "all")
+        if everything and not self.ids:
+            return
+        self._control(m.StopEngine(), targets, block)
 
     def engine_stacks(self, targets: Any = None) -> dict[int, str]:
         """Return what the threads of engines are doing, without stopping them.

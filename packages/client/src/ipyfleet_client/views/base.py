@@ -295,12 +295,33 @@ class View:
         jobs = list(self.outstanding) if jobs is None else jobs
         self.client.abort(jobs, targets, block, force=force, grace=grace)
 
-    def get_result(self, indices_or_msg_ids: Any = -1, block: bool | None = None) -> Any:
-        """Return the result of tasks; an int is an index of this view's history."""
+    def get_result(
+        self, indices_or_msg_ids: Any = -1, block: bool | None = None, owner: bool = True
+    ) -> Any:
+        """Return the result of tasks; an int is an index of this view's history.
+
+        See `Client.get_result`.
+        """
         wanted = indices_or_msg_ids
-        if isinstance(wanted, int):
-            wanted = self.history[wanted]
-        return self.client.get_result(wanted, block=block)
+        if isinstance(wanted, list | tuple):
+            wanted = [self._own_msg_id(one) for one in wanted]
+        return self.client.get_result(self._own_msg_id(wanted), block=block, owner=owner)
+
+    def _own_msg_id(self, wanted: Any) -> Any:
+        """Return the msg_id for an index of this view's history, anything else as it is."""
+        if isinstance(wanted, bool) or not isinstance(wanted, int):
+            return wanted
+        history = self.history
+        try:
+            return history[wanted]
+        except IndexError:
+            raise IndexError(
+                f"no task {wanted} in the history of this view: there are {len(history)}"
+            ) from None
+
+    def spin(self) -> None:
+        """Do nothing: what arrives is taken at once. Deprecated."""
+        self.client.spin()
 
     def queue_status(self, targets: Any = None, verbose: bool = False) -> Any:
         """Return how many tasks wait at, and have ended on, this view's engines."""

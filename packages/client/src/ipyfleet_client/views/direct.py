@@ -431,15 +431,15 @@ class DirectView(View):
         self.client._activate_view(self, suffix)
 
     def use_dill(self) -> Any:
-        """Pickle with dill what the standard pickler cannot, here and on the engines."""
+        """Pickle with dill what plain pickle cannot, here and on the engines."""
         return self._use("use_dill")
 
     def use_cloudpickle(self) -> Any:
-        """Pickle with cloudpickle what the standard pickler cannot, here and there: the default."""
+        """Have functions bring the globals that they refer to, as cloudpickle has it."""
         return self._use("use_cloudpickle")
 
     def use_pickle(self) -> Any:
-        """Use the standard pickler only, here and on the engines."""
+        """Go back to the default, here and there: functions see the namespace of where they run."""
         return self._use("use_pickle")
 
     def _use(self, name: str) -> Any:

@@ -21,7 +21,7 @@ class ProtocolError(IPythonError):
     """Bytes that are not what the protocol says: the other side's fault, or a stranger's."""
 
 
-class ClientClosed(IPythonError):
+class ClientClosed(IPythonError, OSError):
     """The client was closed, or its connection is gone for good."""
 
     def __str__(self) -> str:
