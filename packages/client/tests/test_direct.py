@@ -323,3 +323,15 @@ def test_history_of_a_view(rc):
     assert (one.history, two.history) == (a.msg_ids, b.msg_ids)
     assert one.wait(timeout=5)
     assert one.outstanding == set()
+
+
+def test_what_was_pickled_once_is_sent_many_times(rc):
+    """A `PrePickled` may be the function, and stand anywhere in arguments."""
+    from ipyfleet_protocol.serialize import PrePickled
+
+    table = PrePickled({n: n * n for n in range(10)})
+    look_up = PrePickled(lambda table, n: table[n])
+    assert [rc[0].apply_async(look_up, table, n).get(5) for n in (2, 3)] == [4, 9]
+    assert rc[:].map_sync(look_up, [table] * 3, range(3)) == [0, 1, 4]
+    with pytest.raises(TypeError, match="not callable"):
+        rc[0].apply(table)

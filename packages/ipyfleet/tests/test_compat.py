@@ -56,7 +56,7 @@ def test_every_root_and_submodule_is_known():
 
 def test_dates():
     """`extract_dates` finds ISO dates at any depth and leaves other strings alone."""
-    from ipyfleet.compat_util import extract_dates, utc
+    from ipyfleet.util import extract_dates, utc
 
     found = extract_dates({"a": ["2020-01-02T03:04:05", "2020-T"], "b": ("x", 1)})
     assert found["a"][0].tzinfo is utc and found["a"][1] == "2020-T" and found["b"] == ("x", 1)

@@ -50,6 +50,15 @@ if TYPE_CHECKING:
         unwrap_exception,
         wrap_exception,
     )
+    from ipyfleet.serialize import (
+        PrePickled,
+        can,
+        deserialize_object,
+        pack_apply_message,
+        serialize_object,
+        uncan,
+        unpack_apply_message,
+    )
     from ipyfleet_client import (
         AsyncHubResult,
         AsyncMapResult,
@@ -105,6 +114,7 @@ __all__ = [
     "NoEnginesRegistered",
     "ParallelFunction",
     "Pool",
+    "PrePickled",
     "ProtocolError",
     "Reference",
     "RemoteError",
@@ -117,15 +127,21 @@ __all__ = [
     "ViewExecutor",
     "__version__",
     "bind_kernel",
+    "can",
     "collect_exceptions",
+    "deserialize_object",
     "error",
     "interactive",
     "load_ipython_extension",
+    "pack_apply_message",
     "parallel",
     "publish_data",
     "register_joblib_backend",
     "remote",
     "require",
+    "serialize_object",
+    "uncan",
+    "unpack_apply_message",
     "unwrap_exception",
     "use_cloudpickle",
     "use_dill",
@@ -137,6 +153,15 @@ __all__ = [
 _ELSEWHERE = {
     "concurrent.futures": ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"),
     "ipyfleet.default_cluster": ("Pool", "register_joblib_backend"),
+    "ipyfleet.serialize": (
+        "PrePickled",
+        "can",
+        "deserialize_object",
+        "pack_apply_message",
+        "serialize_object",
+        "uncan",
+        "unpack_apply_message",
+    ),
     "ipyfleet_client": (
         "AsyncHubResult",
         "AsyncMapResult",
@@ -160,14 +185,17 @@ _ELSEWHERE = {
 }
 """The module that defines each name; every other name of `__all__` is one of `ipyfleet.error`."""
 
+_SUBMODULES = frozenset({"cluster", "datapub", "error", "joblib", "serialize", "util"})
+"""Modules that scripts use as attributes, without importing them."""
+
 _MODULE_OF = {name: module for module, names in _ELSEWHERE.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"ipyfleet.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "error":
-        return import_module("ipyfleet.error")
     value = getattr(import_module(_MODULE_OF.get(name, "ipyfleet.error")), name)
     globals()[name] = value
     return value

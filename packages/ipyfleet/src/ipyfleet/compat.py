@@ -45,8 +45,8 @@ SUBMODULES: dict[str, tuple[str, ...]] = {
     "engine": ("ipyfleet",),
     "engine.datapub": ("ipyfleet_engine.datapub",),
     "joblib": ("ipyfleet.default_cluster",),
-    "serialize": ("ipyfleet_protocol.serialize", "ipyfleet_protocol.namespace", "ipyfleet"),
-    "util": ("ipyfleet.compat_util",),
+    "serialize": ("ipyfleet.serialize", "ipyfleet_protocol.serialize", "ipyfleet"),
+    "util": ("ipyfleet.util",),
     "version": ("ipyfleet",),
 }
 """Where the names of each old submodule are, in the order in which they are looked for."""

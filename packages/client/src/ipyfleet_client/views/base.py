@@ -17,7 +17,7 @@ from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.pending import Work
 from ipyfleet_client.submission import History, Spec
 from ipyfleet_protocol.namespace import Reference
-from ipyfleet_protocol.serialize import Packed, PackedFunction, pack_function
+from ipyfleet_protocol.serialize import Packed, PackedFunction, PrePickled, pack_function
 
 if TYPE_CHECKING:
     from ipyfleet_client.client import Client
@@ -354,9 +354,12 @@ class View:
     # -- for subclasses -----------------------------------------------------------------------
 
     def _pack_function(self, f: Any) -> PackedFunction:
+        if isinstance(f, PrePickled):
+            return f.function
         if not callable(f) and not isinstance(f, Reference):
             raise TypeError(
-                f"what runs remotely must be callable or a Reference, not {type(f).__name__}"
+                "what runs remotely must be callable, a Reference or a PrePickled, not "
+                f"{type(f).__name__}"
             )
         return pack_function(f)
 

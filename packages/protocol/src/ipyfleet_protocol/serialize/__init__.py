@@ -17,12 +17,14 @@ from .packing import (
     use_dill,
     use_pickle,
 )
+from .prepickled import PrePickled
 
 __all__ = [
     "IN_BAND_MAX_BYTES",
     "PackError",
     "Packed",
     "PackedFunction",
+    "PrePickled",
     "UnpackError",
     "pack",
     "pack_call",

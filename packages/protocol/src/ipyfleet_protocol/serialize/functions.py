@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from .. import messages
 from ..namespace import Reference
+from ..requiring import Dependent, Requiring
 from .failures import UnpackError
 from .frames import unpack
 from .packing import fallback_generation, pack
@@ -241,6 +242,11 @@ def _is_stateless(f: Any, seen: set[int]) -> bool:
     if type(f) is _LruCacheWrapper:
         # What a cache keeps is what it is for.
         return vars(f).keys() <= _LOOKS and _is_stateless(f.__wrapped__, seen)
+    if type(f) is Dependent:
+        needed = (f.f, f.df, *f.dargs, *f.dkwargs.values())
+        return all(_is_settled(value, seen) for value in needed)
+    if type(f) is Requiring:
+        return all(_is_settled(value, seen) for value in (f.func, *f.names.values()))
     if type(f) is not types.FunctionType:
         return False
     values = [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values(), *vars(f).values()]

@@ -1,6 +1,6 @@
 """What scripts import from ``ipyparallel.util``.
 
-What lives here: those names and nothing else; import it through `ipyfleet.compat`.
+What lives here: those names and nothing else: the module is named by those who import it.
 """
 
 from __future__ import annotations
