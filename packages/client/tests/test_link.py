@@ -72,6 +72,7 @@ def test_every_message_to_clients_is_handled(link):
         m.Welcome: m.Welcome(INSTANCE),
         m.Refused: m.Refused("no"),
         m.Probe: m.Probe(),
+        m.Ack: m.Ack(0),
         m.Closing: m.Closing(),
         m.Results: m.Results(bytes(16), 0, []),
         m.Output: m.Output(bytes(16), 0, []),

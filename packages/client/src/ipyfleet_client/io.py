@@ -1,8 +1,7 @@
 """The client's socket: who sends, who receives, who waits.
 
-What lives here: `Wire`, the one DEALER of a client with its I/O thread. What must not: the meaning
-    of
-messages (`link.py`), what is sent (`submission.py`).
+What lives here: `Wire`, the connection of a client with its I/O thread. What must not: the meaning
+of messages (`link.py`), what is sent (`submission.py`).
 
 Theory of operation
 -------------------
@@ -20,6 +19,11 @@ a thread in this process:
 * **Order.** Messages are dispatched in the order received: receiving and dispatching are one step
   under `_receiving`. Dispatch runs no code of users: callbacks are handed to the I/O thread
   (`call_soon`).
+* **Breaks.** The I/O thread alone watches the connection's monitor, throws a broken connection away
+  and makes the next. Meanwhile nothing is lost: see `continuity.py`. A thread that leads then waits
+  for the new socket.
+* **Acknowledging.** Who receives enough says so. What is less is acknowledged a second later by the
+  I/O thread; setting that alarm wakes nobody.
 
 Where there is no epoll every waiting thread is a follower.
 """
@@ -36,10 +40,15 @@ from typing import Any, NamedTuple
 
 import zmq
 
+from ipyfleet_client.continuity import Continuity, Phase
+from ipyfleet_client.dealer import Connect, Dealer
 from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.poller import make_poller
+from ipyfleet_client.timers import Timers
+from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import ClientClosed
+from ipyfleet_protocol.messages import Ack
 
 logger = logging.getLogger("ipyfleet.client")
 
@@ -48,6 +57,9 @@ FLUSH_DELAY_S = 0.001
 
 FOLLOWER_CHECK_S = 1.0
 """A follower looks after itself this often, should a wake-up have been missed."""
+
+RETRY_MIN_S, RETRY_MAX_S = 0.02, 0.1
+"""A connection that could not be made is tried again after so long, at first and at most."""
 
 _SEND_MORE = int(zmq.SNDMORE)
 _DONT_WAIT = int(zmq.NOBLOCK)
@@ -83,26 +95,42 @@ class Notice(NamedTuple):
 
 
 class Wire:
-    """A connected DEALER and its I/O thread.
+    """A connection, made again when it breaks, and its I/O thread.
 
     Args:
-        socket: connected, of type DEALER; owned from now on.
+        connect: makes a connection.
+        greet: returns the Hello for a connection, given its `incarnation` and `received`.
         dispatch: called with the frames of each message, one message at a time.
-        flush: called by the I/O thread, and before every wait, to send what was buffered.
+        flush: called before every wait to send what was buffered, and by the I/O thread, with
+            False for "do not wait for other threads": returns whether that was done.
+        lost: called by the I/O thread when a connection has ended or could not be made.
         name: of the I/O thread.
+
+    Attributes:
+        continuity: what is kept across connections; for others than the wire to look at.
+        timers: what the I/O thread is to do later; for that thread only.
     """
 
     def __init__(
         self,
-        socket: zmq.Socket[bytes],
+        connect: Connect,
         *,
+        greet: Callable[[bytes, int], bytes],
         dispatch: Callable[[Sequence[Frame]], None],
-        flush: Callable[[], None],
+        flush: Callable[[bool], bool],
+        lost: Callable[[], None],
         name: str = "ipyfleet-client",
     ) -> None:
-        self._socket = socket
+        self._connect = connect
+        self._greet = greet
         self._dispatch = dispatch
         self._flush = flush
+        self._lost = lost
+        self._dealer: Dealer | None = None
+        self.continuity = Continuity()
+        self.timers = Timers()
+        self._retry_s = 0.0
+        self._alarm_set = False
         self._using = threading.Lock()
         self._receiving = threading.Lock()
         self._leading = threading.Lock()
@@ -114,12 +142,85 @@ class Wire:
         self._stopping = False
         self.closed_reason = ""
         """Why the wire cannot be used any more; empty while it can."""
-        self._poller = make_poller(socket.FD)
+        self._poller = make_poller(-1)
+        self._poller.on_alarm = self._on_alarm
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start the I/O thread."""
+        """Make the first connection and start the I/O thread."""
+        self._open_connection()
         self._thread.start()
+
+    # -- connections; in the I/O thread -------------------------------------------------------
+
+    def _open_connection(self) -> None:
+        if self.closed_reason:
+            return
+        dealer = self._connect()
+        with self._receiving, self._using:
+            self._dealer = dealer
+            self._poller.replace(dealer.fd)
+            self._put([self._greet(*self.continuity.greet())])
+        self._poller.attend(dealer.monitor_fd, self._look_at_connection)
+        self._look_at_connection()
+        self._drain()
+
+    def _look_at_connection(self) -> None:
+        if self._dealer is not None and self._dealer.is_over():
+            self._lose_connection()
+
+    def _lose_connection(self) -> None:
+        # What came before the end counts.
+        self._drain()
+        with self._receiving, self._using:
+            dealer = self._dealer
+            if dealer is None:
+                return
+            self._dealer = None
+            self._poller.ignore(dealer.monitor_fd)
+            self._poller.replace(-1)
+            dealer.close(0)
+            if self.continuity.phase is not Phase.GREETING:
+                self._retry_s = 0.0
+            self.continuity.lose()
+        self._lost()
+        self.timers.set("connect", self._retry_s, self._open_connection)
+        self._retry_s = min(max(2 * self._retry_s, RETRY_MIN_S), RETRY_MAX_S)
+
+    def welcome(self, incarnation: bytes, received: int) -> bool:
+        """The controller has said Welcome; from `dispatch`. For the rest see `Continuity.welcome`.
+
+        What it lacks is sent.
+        """
+        with self._using:
+            goes_on = self.continuity.welcome(incarnation, received)
+            if goes_on:
+                self._put_backlog()
+        return goes_on
+
+    def restart(self, messages: Sequence[Sequence[Frame]]) -> None:
+        """Send these first of all to a controller that knows nothing; in the I/O thread."""
+        with self._using:
+            if self.continuity.phase is not Phase.WELCOMED:
+                return  # It is gone again; the next Welcome brings us here.
+            self.continuity.restart(messages)
+            self._put_backlog()
+        self._nudge()
+
+    def _put_backlog(self) -> bool:
+        """Send what goes before anything else; return whether that is done."""
+        continuity = self.continuity
+        backlog = continuity.backlog
+        while backlog:
+            if not self._put(backlog[0]):
+                self.flush_soon()
+                return False
+            backlog.popleft()
+        if continuity.says_done:
+            # Whether anything was to be sent or not: the controller waits for it.
+            continuity.says_done = False
+            self._put([encode(Ack(continuity.received.told()))])
+        return True
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -136,7 +237,9 @@ class Wire:
             while not self._send_nowait(frames):
                 if interrupt.noted:
                     return False
-                # The queue is full: the controller reads more slowly than we submit.
+                # The queue is full: the controller reads more slowly than we submit, or is gone.
+                if self.in_io_thread:
+                    self._look_at_connection()
                 self._drain()
                 time.sleep(FLUSH_DELAY_S)
         return True
@@ -144,21 +247,38 @@ class Wire:
     def _send_nowait(self, frames: Sequence[Frame]) -> bool:
         with self._using:
             self.check_open()
-            socket = self._socket
-            last = len(frames) - 1
-            try:
-                for position, frame in enumerate(frames):
-                    flags = _DONT_WAIT if position == last else _DONT_WAIT | _SEND_MORE
-                    # Only what cannot change may be read by zmq later.
-                    copy = type(frame) is not bytes or len(frame) < _ZERO_COPY_MIN_BYTES
-                    socket.send(frame, flags, copy=copy)
-            except zmq.Again:
+            continuity = self.continuity
+            if continuity.phase is not Phase.OPEN:
+                continuity.note_unsent(frames)
+                return True
+            if (continuity.backlog and not self._put_backlog()) or not self._put(frames):
                 return False
-            readable = int(socket.getsockopt(_EVENTS)) & _POLLIN
+            if continuity.keeps:
+                continuity.sent.note(frames)
+            readable = self._is_readable()
         if readable and not self._drain(wait=False):
             # Somebody else receives just now and may have looked already.
             self._nudge()
         return True
+
+    def _put(self, frames: Sequence[Frame]) -> bool:
+        """Hand a message to the socket, whose lock is held; False if its queue is full."""
+        assert self._dealer is not None
+        socket = self._dealer.socket
+        last = len(frames) - 1
+        try:
+            for position, frame in enumerate(frames):
+                flags = _DONT_WAIT if position == last else _DONT_WAIT | _SEND_MORE
+                # Only what cannot change may be read by zmq later.
+                copy = type(frame) is not bytes or len(frame) < _ZERO_COPY_MIN_BYTES
+                socket.send(frame, flags, copy=copy)
+        except zmq.Again:
+            return False
+        return True
+
+    def _is_readable(self) -> bool:
+        assert self._dealer is not None
+        return bool(int(self._dealer.socket.getsockopt(_EVENTS)) & _POLLIN)
 
     def _nudge(self) -> None:
         if self._leader is not None:
@@ -175,12 +295,15 @@ class Wire:
         try:
             while True:
                 with self._using:
-                    if self.closed_reason and self._socket.closed:
-                        return True
-                    try:
-                        received = self._socket.recv_multipart(_DONT_WAIT, copy=False)
-                    except zmq.Again:
+                    if self._dealer is None:
                         break
+                    try:
+                        received = self._dealer.socket.recv_multipart(_DONT_WAIT, copy=False)
+                    except zmq.Again:
+                        if not self._acknowledge():
+                            break
+                        # Sending may have taken the news of more to read.
+                        continue
                 # Small ones as bytes: a zmq frame that is freed in the main thread looks for
                 # signals there, where an exception cannot be raised: a Ctrl-C would be lost.
                 frames: list[Any] = [
@@ -192,6 +315,40 @@ class Wire:
             self._receiving.release()
         self._wake_ready()
         return True
+
+    def take(self, frames: Sequence[Frame]) -> bool:
+        """Count a message; from `dispatch`. Whether it is of this session; else it is dropped."""
+        continuity = self.continuity
+        if not continuity.takes:
+            return False
+        if continuity.keeps and continuity.received.note(sum(map(len, frames)), time.monotonic()):
+            with self._using:
+                self._acknowledge()
+        return True
+
+    def acknowledged(self, received: int) -> None:
+        """The controller has so many of our messages; from `dispatch`."""
+        with self._using:
+            self.continuity.sent.acknowledge(received)
+
+    def _acknowledge(self) -> bool:
+        """Tell what has been received, if it is time; return whether that was sent."""
+        continuity = self.continuity
+        due_at = continuity.received.next_ack_at
+        if due_at is None or continuity.phase is not Phase.OPEN or continuity.backlog:
+            return False
+        now = time.monotonic()
+        received = continuity.received.ack_due(now)
+        if received is not None:
+            return self._put([encode(Ack(received))])
+        if not self._alarm_set:
+            self._alarm_set = True
+            self._poller.alarm(due_at - now)
+        return False
+
+    def _on_alarm(self) -> None:
+        self._alarm_set = False
+        self._drain()
 
     def _wake_ready(self) -> None:
         me = threading.get_ident()
@@ -240,7 +397,7 @@ class Wire:
         """
         if predicate():
             return True
-        self._flush()
+        self._flush(True)
         deadline = None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
         waiter = _Waiter(predicate)
         self._waiters.append(waiter)
@@ -306,35 +463,45 @@ class Wire:
             self._poller.wake()
 
     @property
+    def is_open(self) -> bool:
+        """Whether messages go out."""
+        return self.continuity.phase is Phase.OPEN
+
+    @property
     def in_io_thread(self) -> bool:
         """Whether the caller is the I/O thread."""
         return threading.get_ident() == self._thread.ident
 
     def _run(self) -> None:
-        flush_at: float | None = None
         while not self._stopping:
-            if flush_at is None:
-                timeout = None
-            else:
-                timeout = max(0.0, flush_at - time.monotonic())
             try:
-                if self._poller.wait(timeout):
+                if self._poller.wait(self.timers.left()):
                     self._drain()
             except Exception:
                 # A bug of ours; the thread must go on for the other results.
                 logger.exception("the I/O thread failed")
             self._run_soon()
-            if flush_at is not None and time.monotonic() >= flush_at:
-                flush_at = None
-                self._flush_wanted = False
+            if self._flush_wanted and "flush" not in self.timers:
+                self.timers.set("flush", FLUSH_DELAY_S, self._flush_now)
+            for function in self.timers.pop_due():
                 try:
-                    self._flush()
-                except ClientClosed:
-                    return
+                    function()
                 except Exception:
-                    logger.exception("could not send what was submitted")
-            elif self._flush_wanted and flush_at is None:
-                flush_at = time.monotonic() + FLUSH_DELAY_S
+                    logger.exception("what was due in the I/O thread failed")
+
+    def _flush_now(self) -> None:
+        self._flush_wanted = False
+        try:
+            if self.continuity.backlog:
+                with self._using:
+                    if self.continuity.phase is Phase.OPEN:
+                        self._put_backlog()
+                self._drain()
+            done = self._flush(False)
+        except ClientClosed:
+            return
+        if not done:
+            self._flush_wanted = True
 
     def _run_soon(self) -> None:
         while self._soon:
@@ -398,7 +565,9 @@ class Wire:
             self._thread.join(timeout=5)
         # The leader, if there is one, has been woken and leaves.
         with self._leading, self._receiving, self._using:
-            self._socket.close(linger=int(linger_s * 1000))
+            if self._dealer is not None:
+                self._dealer.close(int(linger_s * 1000))
+                self._dealer = None
             self._poller.close()
 
     def abandon(self, reason: str) -> None:

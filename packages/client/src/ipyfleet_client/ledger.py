@@ -1,7 +1,7 @@
 """Which call a task belongs to.
 
-What lives here: the map from sequence numbers to works. What must not: locks (the link has one),
-    I/O.
+What lives here: the map from sequence numbers to works and groups. What must not: locks (the link
+has one), I/O.
 
 Calls of one task are found in a dictionary, calls of many in a sorted list of ranges, so that a
 slice of a thousand results of one map costs one look-up.
@@ -13,25 +13,41 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from ipyfleet_client.pending import Work
+from ipyfleet_client.retention import Retained
 
 
 class Ledger:
-    """The outstanding tasks of a client. Seqs must be added in ascending order."""
+    """The outstanding tasks of a client. Seqs must be added in ascending order.
+
+    Attributes:
+        groups: those with tasks that have not ended, by their first seq, ascending.
+    """
 
     def __init__(self) -> None:
-        self._singles: dict[int, tuple[Work, int]] = {}
+        self.groups: dict[int, Retained] = {}
+        self._singles: dict[int, tuple[Work, int, Retained | None]] = {}
         self._starts: list[int] = []
-        self._ranges: list[tuple[int, int, Work, int]] = []
+        self._ranges: list[tuple[int, int, Work, int, Retained | None]] = []
         self.outstanding = 0
         """Number of tasks that have been sent and have not ended."""
 
-    def add(self, first: int, count: int, work: Work, index: int) -> None:
-        """Note that seqs ``first … first+count-1`` are tasks ``index …`` of `work`."""
+    def add(
+        self, first: int, count: int, work: Work, index: int, group: Retained | None = None
+    ) -> None:
+        """Note that seqs ``first … first+count-1`` are tasks ``index …`` of `work`.
+
+        Args:
+            first, count, work, index: which.
+            group: what they are submitted in, to be kept until its tasks have ended.
+        """
         if count == 1:
-            self._singles[first] = (work, index)
+            self._singles[first] = (work, index, group)
         else:
             self._starts.append(first)
-            self._ranges.append((first, first + count, work, index))
+            self._ranges.append((first, first + count, work, index, group))
+        if group is not None:
+            group.add(work, index, count)
+            self.groups[group.first] = group
         self.outstanding += count
 
     def find(self, seq: int) -> tuple[Work, int, int] | None:
@@ -44,16 +60,32 @@ class Ledger:
             return single[0], single[1], 1
         position = bisect_right(self._starts, seq) - 1
         if position >= 0:
-            first, end, work, index = self._ranges[position]
+            first, end, work, index, _ = self._ranges[position]
             if seq < end and not work.done:
                 return work, index + seq - first, end - seq
         return None
 
     def ended(self, first: int, count: int, work: Work) -> None:
-        """Note that tasks have ended."""
+        """Note that tasks have ended: `count` of those from `first` on, all of one `add`."""
         self.outstanding -= count
-        if count == 1:
-            self._singles.pop(first, None)
+        single = self._singles.pop(first, None)
+        if single is not None:
+            group = single[2]
+        else:
+            position = bisect_right(self._starts, first) - 1
+            group = self._ranges[position][4] if position >= 0 else None
+        if group is not None:
+            group.open -= count
+            if not group.open:
+                del self.groups[group.first]
+                group.release()
+
+    def give_up(self) -> None:
+        """Nothing is outstanding any more: nobody will end what was."""
+        self.outstanding = 0
+        for group in self.groups.values():
+            group.release()
+        self.groups.clear()
 
     def forget(self, work: Work) -> None:
         """Drop what is left of a work that is done."""
@@ -68,11 +100,11 @@ class Ledger:
     def works(self) -> Iterator[Work]:
         """Iterate over the works that have outstanding tasks, each once."""
         seen: set[int] = set()
-        for work, _ in list(self._singles.values()):
+        for work, _, _ in list(self._singles.values()):
             if id(work) not in seen:
                 seen.add(id(work))
                 yield work
-        for _, _, work, _ in list(self._ranges):
+        for _, _, work, _, _ in list(self._ranges):
             if id(work) not in seen and not work.done:
                 seen.add(id(work))
                 yield work

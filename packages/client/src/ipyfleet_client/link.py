@@ -15,8 +15,10 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
+from ipyfleet_client.comms import OpenComms, RelayComm
 from ipyfleet_client.engines import EngineDirectory
 from ipyfleet_client.ledger import Ledger
 from ipyfleet_client.outputs import TaskOutput
@@ -32,12 +34,23 @@ MAX_LATE = 65536
 RECENT_WORKS = 256
 """Works that are done and whose tasks' threads may still print, at most."""
 
+FOLLOWED_WORKS = 16
+"""The same where what they print is to be shown, whoever holds the result."""
+
 
 class Joined(NamedTuple):
     """The controller has welcomed this client."""
 
     host: str
     blob_dir: str
+    incarnation: bytes = b""
+    received: int = 0
+
+
+class Acknowledged(NamedTuple):
+    """The controller has so many of our messages."""
+
+    received: int
 
 
 class Warn(NamedTuple):
@@ -58,6 +71,12 @@ class ShowOutput(NamedTuple):
     work: Work
     task: int
     output: TaskOutput
+
+
+class LoseEngines(NamedTuple):
+    """Engines are gone: what mirrors something of theirs ends."""
+
+    engines: Sequence[int]
 
 
 class Answer(NamedTuple):
@@ -83,7 +102,18 @@ class CloseSession(NamedTuple):
     reason: str
 
 
-Effect: TypeAlias = Joined | Warn | FinishWork | ShowOutput | Answer | RefuseSession | CloseSession
+Effect: TypeAlias = (
+    Joined
+    | Acknowledged
+    | Warn
+    | FinishWork
+    | ShowOutput
+    | RelayComm
+    | LoseEngines
+    | Answer
+    | RefuseSession
+    | CloseSession
+)
 
 
 class ClientLink:
@@ -95,6 +125,7 @@ class ClientLink:
         joined: the controller has said Welcome.
         warnings: what it warned of then.
         late: works that are done but have output still on its way, by seq.
+        comms: what engines have opened and not closed; guarded by `lock`.
     """
 
     def __init__(
@@ -107,8 +138,11 @@ class ClientLink:
         self.joined = False
         self.warnings: Sequence[str] = ()
         self.late: dict[int, tuple[Work, int]] = {}
+        self.comms = OpenComms()
         self._map_blob = map_blob
+        self._doubtful = 0
         self._recent: deque[weakref.ref[Work]] = deque(maxlen=RECENT_WORKS)
+        self._followed: deque[Work] = deque(maxlen=FOLLOWED_WORKS)
 
     def handle(
         self, message: m.AnyMessage, frames: Sequence[Frame], now: float
@@ -129,8 +163,7 @@ class ClientLink:
             case m.Output():
                 return self._handle_output(message, frames)
             case m.EnginesChanged():
-                self.engines.change(message.joined, message.lost)
-                return (Warn(message.warnings),) if message.warnings else ()
+                return self._handle_engines(message)
             case m.Reply():
                 return (Answer(message.request, -1, message.content, message.error, frames),)
             case m.ControlReply():
@@ -142,6 +175,8 @@ class ClientLink:
                 return (RefuseSession(message.reason, self.joined),)
             case m.Closing():
                 return (CloseSession(message.reason),)
+            case m.Ack():
+                return (Acknowledged(message.received),)
             case m.Probe():
                 return ()
             case _:
@@ -154,7 +189,28 @@ class ClientLink:
         # Before those who wait see that it has joined: they show them.
         self.warnings = message.warnings
         self.joined = True
-        return (Joined(message.host, message.blob_dir),)
+        return (Joined(message.host, message.blob_dir, message.incarnation, message.received),)
+
+    def forget_output(self, next_seq: int) -> None:
+        """Output that was on its way is lost, that of all tasks before `next_seq` in doubt."""
+        with self.lock:
+            self._doubtful = next_seq
+            for work, index in self.late.values():
+                work.uncounted_outputs -= 1
+                self._output_of(work, index).close_gaps()
+            self.late.clear()
+
+    def _handle_engines(self, message: m.EnginesChanged) -> Sequence[Effect]:
+        self.engines.change(message.joined, message.lost)
+        effects: list[Effect] = []
+        if message.warnings:
+            effects.append(Warn(message.warnings))
+        if message.lost:
+            lost = [engine.engine_id for engine in message.lost]
+            with self.lock:
+                self.comms.lose(lost)
+            effects.append(LoseEngines(lost))
+        return effects
 
     def _handle_results(
         self, message: m.Results, frames: Sequence[Frame], now: float
@@ -200,7 +256,9 @@ class ClientLink:
             if not expected[start + k]:
                 continue
             output = self._output_of(work, index + k)
-            if output.received < expected[start + k]:
+            if output.received < expected[start + k] and seq + k < self._doubtful:
+                output.close_gaps()
+            elif output.received < expected[start + k] and seq + k not in self.late:
                 work.uncounted_outputs += 1
                 self.late[seq + k] = (work, index + k)
                 if len(self.late) > MAX_LATE:
@@ -215,13 +273,18 @@ class ClientLink:
             output = work.outputs[index] = TaskOutput()
         return output
 
+    def follow(self, work: Work) -> None:
+        """Keep a work that is done: what its tasks' threads still print goes to its sinks."""
+        with self.lock:
+            self._followed.append(work)
+
     def _find_recent(self, seq: int) -> tuple[Work, int] | None:
         """Return the work and index of a task that has ended, if somebody still holds its result.
 
         Its threads may go on and print.
         """
-        for reference in reversed(self._recent):
-            work = reference()
+        recent = (reference() for reference in reversed(self._recent))
+        for work in chain(self._followed, recent):
             if work is not None:
                 for index, first, count in work.ranges:
                     if first <= seq < first + count:
@@ -234,12 +297,19 @@ class ClientLink:
         with self.lock:
             for item, buffers in zip(message.items, parts, strict=True):
                 late = self.late.get(item.seq)
-                found = late or self.ledger.find(item.seq) or self._find_recent(item.seq)
+                found = (
+                    late
+                    or self.ledger.find(item.seq)
+                    or self.comms.find(item.seq)
+                    or self._find_recent(item.seq)
+                )
                 if found is None:
                     continue
                 work, index = found[0], found[1]
                 output = self._output_of(work, index)
+                start = len(output.items)
                 output.add(item, buffers)
+                effects += self.comms.take(message.engine, item.seq, work, index, output, start)
                 if late and output.received >= work.expected_outputs(index):
                     del self.late[item.seq]
                     work.uncounted_outputs -= 1

@@ -22,6 +22,7 @@ from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.messages import OutputItem
 
 _STREAMS = ("stdout", "stderr")
+_GAP = ("stderr", "[output was lost here: the controller was started anew]\n")
 _REPLACING = frozenset({*_STREAMS, "display_data", "execute_result", "error"})
 _RED, _RESET = "\x1b[0;31m", "\x1b[0m"
 
@@ -36,24 +37,34 @@ class TaskOutput:
         dropped_bytes: output that was dropped on the way because a bound was hit.
     """
 
-    __slots__ = ("_early", "dropped_bytes", "items", "received")
+    __slots__ = ("_early", "_next", "dropped_bytes", "items", "received")
 
     def __init__(self) -> None:
         self.items: list[tuple[str, Any]] = []
         self.received = 0
         self.dropped_bytes = 0
         self._early: dict[int, tuple[str, Any]] = {}
+        self._next = 0
 
     def add(self, item: OutputItem, buffers: Sequence[Frame]) -> None:
         """Take one item; one that is there already is ignored."""
         position = item.index
-        if position < len(self.items) or position in self._early:
+        if position < self._next or position in self._early:
             return
         self.received += 1
         self.dropped_bytes += item.dropped_bytes
         self._early[position] = (item.kind, _content(item, buffers))
-        while len(self.items) in self._early:
-            self.items.append(self._early.pop(len(self.items)))
+        while self._next in self._early:
+            self.items.append(self._early.pop(self._next))
+            self._next += 1
+
+    def close_gaps(self) -> None:
+        """What is missing will not come: show what came after it."""
+        for position in sorted(self._early):
+            if position > self._next:
+                self.items.append(_GAP)
+            self.items.append(self._early.pop(position))
+            self._next = position + 1
 
     def text(self, stream: str) -> str:
         """Return what the task has written to "stdout" or "stderr", carriage returns applied."""

@@ -16,8 +16,11 @@ import selectors
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
+
+from ipyfleet_client.timerfd import clear_timer, make_timer, set_timer
 
 
 class Poller(Protocol):
@@ -37,6 +40,23 @@ class Poller(Protocol):
         then, or with the poller. False where that is not to be had: it is the caller's still.
         """
 
+    def replace(self, fd: int) -> None:
+        """There is another socket, or with -1 none for now; the old one's descriptor is still open.
+
+        I/O thread only. A leader goes on with the new one.
+        """
+
+    def attend(self, fd: int, callback: Callable[[], None]) -> None:
+        """Have `wait` call a function whenever a descriptor can be read. I/O thread only."""
+
+    def ignore(self, fd: int) -> None:
+        """End `attend`; the descriptor is still open. I/O thread only."""
+
+    def alarm(self, delay_s: float) -> None:
+        """Have `wait` call `on_alarm`, once, after some time; from any thread, waking none."""
+
+    on_alarm: Callable[[], None]
+
     def take(self) -> None:
         """The calling thread waits for the socket from now on, with `lead`."""
 
@@ -54,7 +74,7 @@ class Poller(Protocol):
 
 
 def make_poller(fd: int) -> Poller:
-    """Return the best poller of this platform for a socket's file descriptor."""
+    """Return the best poller of this platform for a socket's file descriptor; -1 for none yet."""
     if sys.platform == "linux" and hasattr(os, "eventfd"):
         return EpollPoller(fd)
     return PlainPoller(fd)
@@ -73,15 +93,25 @@ if sys.platform == "linux":
             self._wake_fd = os.eventfd(0, flags)
             self._leader_fd = os.eventfd(0, flags)
             self._epoll = select.epoll()
-            self._epoll.register(fd, select.EPOLLIN)
+            if fd >= 0:
+                self._epoll.register(fd, select.EPOLLIN)
             self._epoll.register(self._wake_fd, select.EPOLLIN)
-            self._leader_poll = select.poll()
-            self._leader_poll.register(fd, select.POLLIN)
-            self._leader_poll.register(self._leader_fd, select.POLLIN)
+            self._timer_fd = -1
+            self.on_alarm: Callable[[], None] = _do_nothing
+            self._leader_poll = self._make_leader_poll()
+            self._taken = False
+            self._attended: dict[int, Callable[[], None]] = {}
             # Reentrant: the handler of a signal may want to wake while this thread does.
             self._closing = threading.RLock()
             self._watched: dict[int, Callable[[], None]] = {}
             self._closed = False
+
+        def _make_leader_poll(self) -> select.poll:
+            poll = select.poll()
+            if self._fd >= 0:
+                poll.register(self._fd, select.POLLIN)
+            poll.register(self._leader_fd, select.POLLIN)
+            return poll
 
         def wait(self, timeout_s: float | None) -> bool:
             """I/O thread: wait for the socket or `wake`; return whether the socket is readable."""
@@ -91,7 +121,12 @@ if sys.platform == "linux":
                     readable = True
                 elif fd == self._wake_fd:
                     _drain(self._wake_fd)
-                else:
+                elif fd == self._timer_fd:
+                    clear_timer(fd)
+                    self.on_alarm()
+                elif fd in self._attended:
+                    self._attended[fd]()
+                elif fd in self._watched:
                     callback = self._watched.pop(fd)
                     self._epoll.unregister(fd)
                     os.close(fd)
@@ -103,6 +138,41 @@ if sys.platform == "linux":
             self._watched[fd] = callback
             self._epoll.register(fd, select.EPOLLIN)
             return True
+
+        def replace(self, fd: int) -> None:
+            """There is another socket, or with -1 none for now."""
+            with self._closing:
+                if self._closed:
+                    return
+                if self._fd >= 0:
+                    self._epoll.unregister(self._fd)
+                self._fd = fd
+                if fd >= 0:
+                    self._epoll.register(fd, 0 if self._taken else select.EPOLLIN)
+                # One that is waited on just now stays as it is; the leader is woken to take this.
+                self._leader_poll = self._make_leader_poll()
+                if self._taken:
+                    os.eventfd_write(self._leader_fd, 1)
+
+        def attend(self, fd: int, callback: Callable[[], None]) -> None:
+            """Have `wait` call a function whenever a descriptor can be read."""
+            self._attended[fd] = callback
+            self._epoll.register(fd, select.EPOLLIN)
+
+        def ignore(self, fd: int) -> None:
+            """End `attend`."""
+            if self._attended.pop(fd, None) is not None:
+                self._epoll.unregister(fd)
+
+        def alarm(self, delay_s: float) -> None:
+            """Have `wait` call `on_alarm` after some time."""
+            with self._closing:
+                if self._closed:
+                    return
+                if self._timer_fd < 0:
+                    self._timer_fd = make_timer()
+                    self._epoll.register(self._timer_fd, select.EPOLLIN)
+                set_timer(self._timer_fd, delay_s)
 
         def wake(self) -> None:
             """Make `wait` return."""
@@ -116,7 +186,10 @@ if sys.platform == "linux":
 
         def take(self) -> None:
             """The calling thread waits for the socket from now on."""
-            self._epoll.modify(self._fd, 0)
+            with self._closing:
+                self._taken = True
+                if self._fd >= 0:
+                    self._epoll.modify(self._fd, 0)
 
         def lead(self, timeout_s: float | None) -> None:
             """Leader: wait for the socket or `wake_leader`."""
@@ -131,7 +204,10 @@ if sys.platform == "linux":
 
         def give_back(self) -> None:
             """The I/O thread waits for the socket again."""
-            self._epoll.modify(self._fd, select.EPOLLIN)
+            with self._closing:
+                self._taken = False
+                if self._fd >= 0:
+                    self._epoll.modify(self._fd, select.EPOLLIN)
 
         def close(self) -> None:
             """Free the file descriptors."""
@@ -144,10 +220,16 @@ if sys.platform == "linux":
                     self._watched.clear()
                     os.close(self._wake_fd)
                     os.close(self._leader_fd)
+                    if self._timer_fd >= 0:
+                        os.close(self._timer_fd)
 
     def _drain(fd: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(fd)
+
+
+def _do_nothing() -> None:
+    return
 
 
 class PlainPoller:
@@ -160,19 +242,53 @@ class PlainPoller:
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(fd, selectors.EVENT_READ)
+        if fd >= 0:
+            self._selector.register(fd, selectors.EVENT_READ)
         self._selector.register(self._ours, selectors.EVENT_READ)
+        self._fd = fd
+        self._alarm_at: float | None = None
+        self.on_alarm: Callable[[], None] = _do_nothing
 
     def wait(self, timeout_s: float | None) -> bool:
         """I/O thread: wait for the socket or `wake`; return whether the socket is readable."""
         readable = False
+        if self._alarm_at is not None:
+            left = max(0.0, self._alarm_at - time.monotonic())
+            timeout_s = left if timeout_s is None else min(left, timeout_s)
         for key, _ in self._selector.select(timeout_s):
             if key.fileobj is self._ours:
                 with contextlib.suppress(BlockingIOError):
                     self._ours.recv(4096)
+            elif key.data is not None:
+                key.data()
             else:
                 readable = True
+        if self._alarm_at is not None and time.monotonic() >= self._alarm_at:
+            self._alarm_at = None
+            self.on_alarm()
         return readable
+
+    def replace(self, fd: int) -> None:
+        """There is another socket, or with -1 none for now."""
+        if self._fd >= 0:
+            self._selector.unregister(self._fd)
+        self._fd = fd
+        if fd >= 0:
+            self._selector.register(fd, selectors.EVENT_READ)
+
+    def attend(self, fd: int, callback: Callable[[], None]) -> None:
+        """Have `wait` call a function whenever a descriptor can be read."""
+        self._selector.register(fd, selectors.EVENT_READ, callback)
+
+    def ignore(self, fd: int) -> None:
+        """End `attend`."""
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(fd)
+
+    def alarm(self, delay_s: float) -> None:
+        """Have `wait` call `on_alarm` after some time. Wakes the I/O thread, for want of better."""
+        self._alarm_at = time.monotonic() + delay_s
+        self.wake()
 
     def wake(self) -> None:
         """Make `wait` return."""

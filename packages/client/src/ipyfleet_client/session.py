@@ -1,8 +1,8 @@
 """One client's connection to its controller, put together.
 
 What lives here: `Session`: the handshake, the loop from message to effect, requests and their
-    answers,
-the end. What must not: views, results as users see them.
+answers, what follows when the controller is away, the end. What must not: views, results as users
+see them.
 
 A session knows nothing of the `Client` that uses it, so that a client can be dropped: its finalizer
 then closes the session.
@@ -23,15 +23,20 @@ from typing import Any
 import msgspec
 import zmq
 
+from ipyfleet_client.away import Away
+from ipyfleet_client.comms import CommRelay, RelayComm
+from ipyfleet_client.dealer import make_connect
 from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.io import Wire
 from ipyfleet_client.link import (
+    Acknowledged,
     Answer,
     ClientLink,
     CloseSession,
     Effect,
     FinishWork,
     Joined,
+    LoseEngines,
     RefuseSession,
     ShowOutput,
     Warn,
@@ -51,7 +56,8 @@ from ipyfleet_protocol.errors import (
     collect_exceptions,
     error_from_info,
 )
-from ipyfleet_protocol.ids import Channel, new_peer_id, routing_id
+from ipyfleet_protocol.ids import new_peer_id
+from ipyfleet_protocol.reliable import SESSION_MESSAGES
 from ipyfleet_protocol.versions import package_versions, python_version
 
 logger = logging.getLogger("ipyfleet.client")
@@ -69,8 +75,15 @@ class Pending(Future[Any]):
     take: Callable[[bytes, Sequence[Frame]], bool] | None = None
     """Takes each of several replies, in the receiving thread; true for the last."""
 
-    def __init__(self, engines: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        question: m.Question | None = None,
+        action: m.ControlAction | None = None,
+        engines: Iterable[int] = (),
+    ) -> None:
         super().__init__()
+        self.question = question
+        self.action = action
         self.waiting = set(engines)
         self.errors: list[BaseException] = []
         self.contents: dict[int, bytes] = {}
@@ -84,14 +97,17 @@ class Session:
         peer: this client's id.
         link: what is known of the session.
         submit: sends calls.
+        comms: widgets of engines, in this process's notebook.
     """
 
-    def __init__(self, info: ConnectionInfo) -> None:
+    def __init__(self, info: ConnectionInfo, reconnect_s: float | None = None) -> None:
         self.info = info
+        self.away = Away(info, reconnect_s)
         self.peer = new_peer_id()
         self.host = host_id()
         self.link = ClientLink(bytes.fromhex(info.instance), self._adopt_blob)
         self.submit = Submitter(self.peer, self.host, self.link)
+        self.comms = CommRelay(self._send_comm, self._forget_comm)
         self.malformed = 0
         self._blob_dir = Path(info.blob_dir) if info.blob_dir else None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -115,18 +131,14 @@ class Session:
         check_alive(self.info)
         url = pick_url(self.info)
         self._context = zmq.Context()
-        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.IDENTITY, routing_id(self.peer, Channel.CLIENT))
-        socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        socket.setsockopt(zmq.LINGER, 500)
-        # What we are sent is bounded by what we ask for; the controller must never have to wait.
-        socket.setsockopt(zmq.RCVHWM, 0)
-        if url.startswith("tcp://"):
-            socket.curve_serverkey = self.info.server_public.encode()
-            socket.curve_publickey = self.info.public.encode()
-            socket.curve_secretkey = self.info.secret.encode()
-        socket.connect(url)
-        self._wire = Wire(socket, dispatch=self._dispatch, flush=self.submit.flush)
+        self.away.over_tcp = url.startswith("tcp://")
+        self._wire = Wire(
+            make_connect(self._context, url, self.info, self.peer),
+            greet=self._make_hello,
+            dispatch=self._dispatch,
+            flush=self.submit.flush,
+            lost=self._connection_lost,
+        )
         self.submit.wire = self._wire
         _sessions.add(self)
         self._wire.start()
@@ -137,7 +149,7 @@ class Session:
             self.close()
             raise
 
-    def _join(self, url: str, timeout_s: float) -> None:
+    def _make_hello(self, incarnation: bytes, received: int) -> bytes:
         import socket
 
         hello = m.Hello(
@@ -151,8 +163,12 @@ class Session:
             python=python_version(),
             release=__version__,
             packages=package_versions(),
+            incarnation=incarnation,
+            received=received,
         )
-        self.wire.send([encode(hello)])
+        return encode(hello)
+
+    def _join(self, url: str, timeout_s: float) -> None:
         self.wait_until(lambda: self.link.joined or self._refused, timeout_s)
         if self._refused:
             raise ConnectionRefusedError(f"the controller refused this client: {self._refused}")
@@ -184,7 +200,62 @@ class Session:
     def _controller_gone(self) -> None:
         """The controller's process has ended: the one place that decides what follows."""
         if not self.closed:
-            self._end(f"the controller (process {self.info.pid}) has died")
+            self.away.died = True
+            self._connection_lost()
+
+    def _connection_lost(self) -> None:
+        """There is no connection; in the I/O thread, which makes another meanwhile."""
+        if self.closed or not self.link.joined:
+            return  # Whoever connects has a time limit of their own.
+        now = time.monotonic()
+        left = self.away.leave(now)
+        if left <= 0:
+            self._end(self.away.reason(now))
+            return
+        if "give up" in self.wire.timers:
+            return
+        logger.warning("%s; waiting for it for %g s", self.away.reason(now), left)
+        self.wire.timers.set("give up", left, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.reconnecting and not self.closed:
+            self._end(self.away.reason(time.monotonic()))
+
+    def _welcomed(self, effect: Joined) -> None:
+        """Take up the session: where it was, or with a controller that has lost its memory."""
+        if self.wire.welcome(effect.incarnation, effect.received):
+            if self.away.come_back():
+                logger.warning("connected to the controller again")
+            return
+        # In the I/O thread, since it waits for threads that send; they need not wait for it.
+        self.wire.call_soon(self._start_anew)
+
+    def _start_anew(self) -> None:
+        if self.closed:
+            return
+        self.link.forget_output(self.submit.next_seq)
+        self.submit.start_anew(self._open_questions)
+        if self.wire.is_open and self.away.come_back():
+            logger.warning("the controller was started anew; what is open was submitted again")
+
+    def _open_questions(self) -> list[bytes]:
+        """Return the requests to be asked again; those that may not be asked twice fail."""
+        headers = []
+        for number, pending in list(self._requests.items()):
+            if pending.question is not None:
+                headers.append(encode(m.Request(number, pending.question)))
+            elif pending.action is None or isinstance(pending.action, m.SendSignal | m.StopEngine):
+                self._requests.pop(number, None)
+                text = "the controller died before it answered; whether this was done is not known"
+                _resolve(pending, None, KernelError(text))
+            else:
+                headers.append(encode(m.Control(number, sorted(pending.waiting), pending.action)))
+        return headers
+
+    @property
+    def reconnecting(self) -> bool:
+        """Whether the connection is lost and waited for."""
+        return not self.closed and self.away.since is not None
 
     # -- using it -----------------------------------------------------------------------------
 
@@ -253,16 +324,14 @@ class Session:
             question: what is asked.
             take: for questions with several replies: see `Pending.take`. The result is the last.
         """
-        number, pending = self._open_request(Pending())
+        pending = Pending(question)
         pending.take = take
-        self.submit.send_message(encode(m.Request(number, question)))
-        return pending
+        return self._ask(pending, lambda number: m.Request(number, question))
 
     def control(self, targets: Sequence[int], action: m.ControlAction) -> Pending:
         """Ask something of engines; the future's result is None, or the error(s) of the engines."""
-        number, pending = self._open_request(Pending(targets))
-        self.submit.send_message(encode(m.Control(number, list(targets), action)))
-        return pending
+        pending = Pending(action=action, engines=targets)
+        return self._ask(pending, lambda number: m.Control(number, list(targets), action))
 
     def answer(self, pending: Pending, timeout_s: float | None = None) -> Any:
         """Wait for an answer and return it.
@@ -276,18 +345,27 @@ class Session:
             raise TimeoutError(f"no answer within {timeout_s:g} s")
         return pending.result()
 
-    def _open_request(self, pending: Pending) -> tuple[int, Pending]:
+    def _ask(self, pending: Pending, make: Callable[[int], m.Message]) -> Pending:
         self.wire  # noqa: B018 - raises ClientClosed
         with self.link.lock:
             self._next_request = number = self._next_request + 1
+
+        def note() -> None:
             self._requests[number] = pending
-        return number, pending
+
+        self.submit.send_message(encode(make(number)), before=note)
+        return pending
 
     # -- messages -----------------------------------------------------------------------------
 
     def _dispatch(self, frames: Sequence[Frame]) -> None:
         try:
-            effects = self.link.handle(decode(frames[0]), frames[1:], time.time())
+            message = decode(frames[0])
+            if type(message) not in SESSION_MESSAGES and not self.wire.take(frames):
+                return
+            effects = self.link.handle(message, frames[1:], time.time())
+        except ClientClosed:
+            return
         except ProtocolError as error:
             self.malformed += 1
             logger.debug("dropped a message: %s", error)
@@ -302,12 +380,23 @@ class Session:
             case ShowOutput():
                 for sink in list(effect.work.sinks or ()):
                     sink(effect.task, effect.output)
+            case RelayComm():
+                self.comms.handle(effect)
+            case LoseEngines():
+                self.comms.lose(effect.engines)
             case Answer():
                 self._take_answer(effect)
+            case Acknowledged():
+                self.wire.acknowledged(effect.received)
             case Joined():
+                self._welcomed(effect)
                 if self._blob_dir is None and effect.blob_dir:
                     self._blob_dir = Path(effect.blob_dir)
-                if self._blob_dir is not None and effect.host == self.host:
+                if (
+                    self._blob_dir is not None
+                    and effect.host == self.host
+                    and self.submit.blobs is None
+                ):
                     self.submit.blobs = BlobStore(self._blob_dir, self.peer)
             case Warn():
                 # In the receiving thread, where a Python warning that is an error would do harm.
@@ -315,7 +404,9 @@ class Session:
                     logger.warning("%s", text)
             case RefuseSession():
                 self._refused = effect.reason
-                if effect.joined:
+                if self.reconnecting:
+                    self._end(f"the controller does not want this client back: {effect.reason}")
+                elif effect.joined:
                     logger.warning("the controller refused a message: %s", effect.reason)
             case CloseSession():
                 self._end(f"the controller has closed: {effect.reason or 'it was shut down'}")
@@ -367,6 +458,14 @@ class Session:
             self._requests.pop(answer.request, None)
             _resolve(pending, None, _join_errors(pending.errors))
 
+    def _send_comm(self, message: m.CommMessage, frames: Sequence[Frame]) -> None:
+        if not self.closed:
+            self.submit.send_message(encode(message), frames)
+
+    def _forget_comm(self, comm_id: str) -> None:
+        with self.link.lock:
+            self.link.comms.close(comm_id)
+
     def _adopt_blob(self, handle: m.BlobHandle) -> memoryview:
         if self._blob_dir is None:
             raise ProtocolError("a result in shared memory, and this client knows of no such place")
@@ -379,6 +478,7 @@ class Session:
     def _end(self, reason: str) -> None:
         """The controller is gone: everything outstanding fails, every later call says so."""
         self.fail_outstanding(f"{reason}; the result of this task did not arrive")
+        self.comms.lose(self.link.engines.known)
         if self._wire is not None:
             self._wire.refuse(f"{reason}; make a new Client when it runs again")
 
@@ -399,7 +499,7 @@ class Session:
                 self._finish(follower)
             self._finish(work)
         with self.link.lock:
-            self.link.ledger.outstanding = 0
+            self.link.ledger.give_up()
         for number in list(self._requests):
             pending = self._requests.pop(number, None)
             if pending is not None:
@@ -413,6 +513,7 @@ class Session:
         wire = self._wire
         if not wire.closed_reason:
             try:
+                self.comms.close()
                 self.submit.flush()
             except (ClientClosed, zmq.ZMQError):
                 logger.debug("could not send what was left", exc_info=True)

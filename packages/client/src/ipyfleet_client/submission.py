@@ -12,13 +12,17 @@ millisecond, by the next wait, or when enough has come together. So a single cal
 delay and a loop of thousands goes out in a few messages.
 
 Seqs are given out and messages sent under one lock, so the seqs on the wire only grow.
+
+What was sent is kept until its tasks have ended (`retention`): a controller that was started again
+is sent it once more.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -26,6 +30,7 @@ from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.io import Wire
 from ipyfleet_client.link import ClientLink
 from ipyfleet_client.pending import Work
+from ipyfleet_client.retention import Retained, submit_again
 from ipyfleet_protocol.blobs import BLOB_MIN_BYTES, BlobStore
 from ipyfleet_protocol.codec import encode, encode_part
 from ipyfleet_protocol.columns import Frame, PayloadWriter
@@ -125,6 +130,7 @@ class Submitter:
         self._buffered_tasks = 0
         self._outbox: deque[list[Frame]] = deque()
         self._sent_digests: dict[bytes, None] = {}
+        self._cancelled: list[tuple[weakref.ref[Work], Cancel]] = []
         self._next_seq = 0
 
     @property
@@ -241,9 +247,13 @@ class Submitter:
     ) -> None:
         """As `cancel`, of several works at once: none of them starts because another ends."""
         self.flush()
-        ranges = [SeqRange(first, count) for work in works for _, first, count in work.ranges]
-        if ranges:
-            self._send([encode(Cancel(ranges, interrupt, force, grace_s))])
+        chosen = [work for work in works if work.ranges]
+        if chosen:
+            cancel = Cancel(_ranges(chosen), interrupt, force, grace_s)
+            # To be said again to a controller that has forgotten it.
+            self._cancelled = [entry for entry in self._cancelled if _open(entry)]
+            self._cancelled += [(weakref.ref(work), cancel) for work in chosen]
+            self._send([encode(cancel)])
 
     def _check_open(self) -> None:
         if self.wire is None:
@@ -282,37 +292,77 @@ class Submitter:
         elif self.wire is not None:
             self.wire.flush_soon()
 
-    def flush(self) -> None:
-        """Send what is buffered.
+    def flush(self, wait: bool = True) -> bool:
+        """Send what is buffered; return whether that was done.
+
+        Args:
+            wait: for a thread that sends just now. The I/O thread must not, since that thread may
+                wait for it.
 
         Raises:
             ClientClosed: the client is closed.
         """
         if not self._jobs and not self._outbox:
-            return
+            return True
         with hold_interrupts() as interrupt:
-            while not self._lock.acquire(timeout=0.05):
-                if interrupt.noted:
-                    return
+            while not self._lock.acquire(timeout=0.05 if wait else 0):
+                if interrupt.noted or not wait:
+                    return False
             try:
                 self._collect()
                 self._send_outbox()
             finally:
                 self._lock.release()
+        return True
 
-    def _send(self, frames: list[Frame]) -> None:
+    def _send(self, frames: list[Frame], before: Callable[[], None] | None = None) -> None:
         with hold_interrupts(), self._lock:
+            if before is not None:
+                before()
             self._outbox.append(frames)
             self._send_outbox()
 
-    def send_message(self, header: bytes, frames: Sequence[Frame] = ()) -> None:
+    def send_message(
+        self,
+        header: bytes,
+        frames: Sequence[Frame] = (),
+        before: Callable[[], None] | None = None,
+    ) -> None:
         """Send a message that is no submission, after what was submitted before.
+
+        Args:
+            header, frames: the message.
+            before: called right before it is sent; `start_anew` comes either before or after both.
 
         Raises:
             ClientClosed: the client is closed.
         """
         self.flush()
-        self._send([header, *frames])
+        self._send([header, *frames], before)
+
+    def start_anew(self, questions: Callable[[], Iterable[bytes]]) -> None:
+        """Tell a controller that knows nothing of this client all that is open. I/O thread.
+
+        Args:
+            questions: returns further messages to be sent after the groups.
+        """
+        assert self.wire is not None
+        with self._lock:
+            # What is in there comes again.
+            self._outbox.clear()
+            self._sent_digests.clear()
+            with self._link.lock:
+                messages = list(submit_again(self._link.ledger.groups.values(), self._attach))
+            messages += [[encode(cancel)] for cancel in self._open_cancels()]
+            messages += [[header] for header in questions()]
+            self.wire.restart(messages)
+
+    def _open_cancels(self) -> Iterator[Cancel]:
+        for entry in self._cancelled:
+            work = entry[0]()
+            if work is not None and _open(entry):
+                cancel = entry[1]
+                yield Cancel(_ranges([work]), cancel.interrupt, cancel.force, cancel.grace_s)
 
     def _send_outbox(self) -> None:
         assert self.wire is not None
@@ -360,22 +410,33 @@ class Submitter:
     def _make_group(self, jobs: list[_Job], writer: PayloadWriter) -> tuple[Group, list[Frame]]:
         spec, function = jobs[0].spec, jobs[0].function
         first = self._next_seq
+        columns, frames = writer.finish()
+        retained = Retained(first)
+        options = self._make_options(spec, jobs)
+        retained.keep(options, function, columns, frames)
         with self._link.lock:
             seq = first
             for job in jobs:
-                self._link.ledger.add(seq, job.tasks, job.work, job.start)
+                self._link.ledger.add(seq, job.tasks, job.work, job.start, retained)
                 job.work.sent(job.start, seq, job.tasks)
                 job.work.after, job.work.follow = spec.after, spec.follow
                 if job.history is not None:
                     job.history.add(seq, job.tasks)
                 seq += job.tasks
             self._next_seq = seq
+        header: Function | None = None
+        if function is not None:
+            header, body = self._attach(function)
+            frames = [*body, *frames]
+        return Group(first, seq - first, options, header, columns), frames
+
+    def _make_options(self, spec: Spec, jobs: list[_Job]) -> Options:
         targets: list[int] | None
         if spec.placement == "direct":
             targets = [target for job in jobs for target in job.targets or ()]
         else:
             targets = None if spec.targets is None else list(spec.targets)
-        options = Options(
+        return Options(
             method=spec.method,
             placement=spec.placement,
             targets=targets,
@@ -390,20 +451,27 @@ class Submitter:
             priority=spec.priority,
             resources=dict(spec.resources),
         )
-        columns, frames = writer.finish()
-        header: Function | None = None
-        if function is not None:
-            header = function.function
-            if header.digest in self._sent_digests:
-                header = Function(
-                    header.digest, header.name, header.reusable, header.self_name, frames=0
-                )
-            else:
-                self._sent_digests[header.digest] = None
-                if len(self._sent_digests) > MAX_SENT_DIGESTS:
-                    del self._sent_digests[next(iter(self._sent_digests))]
-                frames = [*function.frames, *frames]
-        return Group(first, seq - first, options, header, columns), frames
+
+    def _attach(self, function: PackedFunction) -> tuple[Function, Sequence[Frame]]:
+        """Return a function's header, and its frames if the controller does not have them."""
+        header = function.function
+        if header.digest in self._sent_digests:
+            return Function(
+                header.digest, header.name, header.reusable, header.self_name, frames=0
+            ), ()
+        self._sent_digests[header.digest] = None
+        if len(self._sent_digests) > MAX_SENT_DIGESTS:
+            del self._sent_digests[next(iter(self._sent_digests))]
+        return header, function.frames
+
+
+def _ranges(works: Iterable[Work]) -> list[SeqRange]:
+    return [SeqRange(first, count) for work in works for _, first, count in work.ranges]
+
+
+def _open(entry: tuple[weakref.ref[Work], Cancel]) -> bool:
+    work = entry[0]()
+    return work is not None and work.arrived < work.total
 
 
 def _same(one: PackedFunction | None, other: PackedFunction | None) -> bool:

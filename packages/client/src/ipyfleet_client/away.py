@@ -1,0 +1,77 @@
+"""How long a client waits for a controller that is away.
+
+What lives here: `Away`: since when, how long it may take, what to say when it takes longer. What
+must not: timers, sockets.
+"""
+
+from __future__ import annotations
+
+from ipyfleet_protocol.connection import ConnectionInfo, check_alive
+from ipyfleet_protocol.errors import ConnectionFileStale
+
+TCP_PATIENCE_S = 60.0
+"""A network that is cut is waited for at least so long."""
+
+LOCAL_PATIENCE_S = 5.0
+"""On one host a connection breaks because the controller dies, which may be seen a little later."""
+
+
+class Away:
+    """The absence of a controller.
+
+    Attributes:
+        since: when the connection was lost; None while there is one.
+        died: the controller's process is known to have ended.
+        over_tcp: it is reached over a network.
+    """
+
+    def __init__(self, info: ConnectionInfo, limit_s: float | None = None) -> None:
+        """Judge the controller of a connection file.
+
+        Args:
+            info: the file's content.
+            limit_s: how long to wait, instead of what the file and the network suggest.
+        """
+        self.since: float | None = None
+        self.died = False
+        self.over_tcp = False
+        self._info = info
+        self._limit_s = limit_s
+        self._restarted = False
+
+    def leave(self, now: float) -> float:
+        """There is no connection; return how many seconds it may take until there is one."""
+        if self.since is None:
+            self.since = now
+        if not self.died and not self._restarted:
+            try:
+                check_alive(self._info)
+            except ConnectionFileStale:
+                self.died = True
+        return self._limit() - (now - self.since)
+
+    def _limit(self) -> float:
+        if self._limit_s is not None:
+            return self._limit_s
+        if self.over_tcp:
+            return max(self._info.recover_s, TCP_PATIENCE_S)
+        return self._info.recover_s if self.died else max(self._info.recover_s, LOCAL_PATIENCE_S)
+
+    def come_back(self) -> bool:
+        """There is a connection; return whether there was none before."""
+        was_away, self.since = self.since is not None, None
+        if self.died:
+            # It runs again, as a process that the connection file did not name.
+            self.died = False
+            self._restarted = True
+        return was_away
+
+    def reason(self, now: float) -> str:
+        """Say what has happened."""
+        pid = self._info.pid
+        if self.died:
+            text = f"the controller (process {pid}) has died"
+        else:
+            text = f"the connection to the controller on {self._info.hostname} is lost"
+        waited = 0.0 if self.since is None else now - self.since
+        return f"{text} and did not come back within {waited:.0f} s" if waited >= 1 else text
