@@ -145,3 +145,20 @@ def test_stopping_engines_names_the_ones_that_are_not_there(hub: Hub) -> None:
     assert not _sent(out, m.EngineControl)
     out = hub.says(CLIENT, Channel.CLIENT, m.Request(2, m.ShutdownCluster()))
     assert [command.action for command in _sent(out, m.EngineControl)] == [m.StopEngine()]
+
+
+def test_comm_messages_are_forwarded_with_who_sent_them(hub: Hub) -> None:
+    """To the engine that is meant; whatever client the message names, it is the sender."""
+    message = m.CommMessage(0, AGENT, "comm_msg", b"content")
+    (out,) = hub.says(CLIENT, Channel.CLIENT, message)
+    assert isinstance(out, ins.ForwardToEngine) and out.engine == ENGINE
+    assert out.message == m.CommMessage(0, CLIENT, "comm_msg", b"content")
+
+
+def test_comm_messages_for_engines_that_are_gone_are_dropped(hub: Hub) -> None:
+    """Clients hear of the end of engines anyway."""
+    message = m.CommMessage(7, b"", "comm_msg", b"content")
+    assert hub.says(CLIENT, Channel.CLIENT, message) == []
+    hub.says(ENGINE, Channel.CONTROL, m.Goodbye("bye"))
+    message = m.CommMessage(0, b"", "comm_msg", b"content")
+    assert hub.says(CLIENT, Channel.CLIENT, message) == []

@@ -353,3 +353,21 @@ def wait() -> Callable[..., Any]:
 def make_controller() -> Callable[[], Iterator[FakeController]]:
     """A generator that makes a controller and closes it, for fixtures of a module's own."""
     return _controller
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Any]:
+    """The process's kernel, put away afterwards."""
+    import builtins
+    import getpass
+
+    from ipyfleet_engine.kernel import FleetKernel, make_kernel
+    from ipyfleet_engine.output import OutputCollector
+
+    before = sys.modules["__main__"], builtins.input, getpass.getpass, sys.displayhook
+    kernel = make_kernel(OutputCollector())
+    yield kernel
+    sys.modules["__main__"], builtins.input, getpass.getpass, sys.displayhook = before
+    kernel.shell.restore_sys_module_state()
+    type(kernel.shell).clear_instance()
+    FleetKernel.clear_instance()

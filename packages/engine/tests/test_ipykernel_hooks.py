@@ -6,14 +6,12 @@ A release of theirs that breaks us is to break exactly the test that names what 
 from __future__ import annotations
 
 import asyncio
-import builtins
 import gc
 import getpass
 import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +20,8 @@ import pytest
 from IPython.core.error import StdinNotImplementedError
 
 from ipyfleet_engine import ipykernel_hooks as hooks
-from ipyfleet_engine.kernel import FleetKernel, make_kernel
-from ipyfleet_engine.output import OutputCollector, OutputItem
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Iterator[FleetKernel]:
-    """The process's kernel, put away afterwards."""
-    before = sys.modules["__main__"], builtins.input, getpass.getpass, sys.displayhook
-    kernel = make_kernel(OutputCollector())
-    yield kernel
-    sys.modules["__main__"], builtins.input, getpass.getpass, sys.displayhook = before
-    kernel.shell.restore_sys_module_state()
-    type(kernel.shell).clear_instance()
-    FleetKernel.clear_instance()
+from ipyfleet_engine.kernel import FleetKernel
+from ipyfleet_engine.output import OutputItem
 
 
 def run(kernel: FleetKernel, code: str, **options: Any) -> tuple[dict[str, Any], list[OutputItem]]:

@@ -60,8 +60,13 @@ class ResultOutput:
         return self._wait_until(lambda: work.has_all_output, timeout)
 
     @contextmanager
-    def stream_output(self) -> Iterator[None]:
+    def stream_output(self, follow: bool = False) -> Iterator[None]:
         """Show the output of all tasks as it arrives, while this thread waits for the result.
+
+        Args:
+            follow: when the result is there by the end of the block, go on showing what threads of
+                its tasks print afterwards, in the place where the block was: the same cell of a
+                notebook.
 
         Example:
             >>> with ar.stream_output():  # doctest: +SKIP
@@ -74,10 +79,16 @@ class ResultOutput:
             yield
         finally:
             self._streamer = None
-            for work, sink in sinks:
-                if work.sinks is not None:
-                    work.sinks.remove(sink)
-            streamer.finish()
+            if follow and self._work.done:
+                streamer.finish()
+                for work, _ in sinks:
+                    self._session.link.follow(work)
+                streamer.follow()
+            else:
+                for work, sink in sinks:
+                    if work.sinks is not None:
+                        work.sinks.remove(sink)
+                streamer.finish()
 
     def _attach(self, streamer: OutputStreamer) -> list[tuple[Work, Sink]]:
         """Have a streamer told of output; return what is to be taken back."""

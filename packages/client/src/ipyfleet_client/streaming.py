@@ -11,10 +11,17 @@ The first batch may take longer, since engines need different times to get going
 Values and errors are the last that a task says, or nearly so: while other engines are at work they
 wait a little longer than text, `VALUES_S` and `ERRORS_S`. A value is not shown before its task has
 ended, since a kernel publishes plots after it. Of tracebacks that are the same only one is shown.
+
+What threads of the tasks, and handlers of their widgets, print when the wait is over can be
+followed (`follow`): it is shown by the receiving thread, in the context of the thread that waited,
+which is how a Jupyter kernel knows what belongs to which cell.
 """
 
 from __future__ import annotations
 
+import contextvars
+import logging
+import threading
 import time
 import weakref
 from collections import deque
@@ -32,6 +39,8 @@ from ipyfleet_protocol.messages import OK
 if TYPE_CHECKING:
     from ipyfleet_client.pending import Work
     from ipyfleet_client.session import Session
+
+logger = logging.getLogger("ipyfleet.client")
 
 GATHER_S = 0.03
 """How long the output of one engine waits for that of the others."""
@@ -69,6 +78,9 @@ class OutputStreamer:
         self._failures: list[tuple[int, RemoteError]] = []
         self._endings_due_at: float | None = None
         self._report = ErrorReport(CompositeError.tb_limit)
+        self._context = contextvars.copy_context()
+        self._follows = False
+        self._following = threading.Lock()
         self.news: deque[int] = deque(work.outputs or ())
         self.around: Callable[[Callable[[], None]], None] | None = None
         """Called with what shows a batch; a progress bar makes room there."""
@@ -76,6 +88,24 @@ class OutputStreamer:
     def note(self, index: int, output: TaskOutput) -> None:
         """Sink of `Work.sinks`: a task has new output."""
         self.news.append(index)
+        if self._follows:
+            try:
+                # A copy: the context may be entered already, since threads that wait receive, too.
+                self._context.copy().run(self._show_late)
+            except Exception:
+                logger.exception("late output cannot be shown")
+
+    def follow(self) -> None:
+        """Show from now on, as it arrives, what comes after the end."""
+        self._follows = True
+        self._show_late()
+
+    def _show_late(self) -> None:
+        with self._following:
+            if self.news:
+                self.flush()
+                self._show_endings(all_of_them=True)
+                self._screen.refresh(None)
 
     def wait(self, predicate: Callable[[], object], timeout_s: float | None) -> bool:
         """Wait until the predicate is true, showing output meanwhile; return whether it is.

@@ -17,6 +17,7 @@ from traitlets.config import Config
 
 from ipyfleet_protocol.ids import PeerId, format_msg_id
 
+from .comms import CommOwners
 from .frontends import FrontendRequest
 from .ipykernel_hooks import (
     FleetShell,
@@ -35,12 +36,14 @@ class FleetKernel(IPythonKernel):
 
     Attributes:
         collector: where its output goes.
+        comm_owners: which task opened which comm.
     """
 
     shell_class = Type(FleetShell)
     collector: OutputCollector
 
     def __init__(self, **kwargs: Any) -> None:
+        self.comm_owners = CommOwners()
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self.shell_channel_thread = MainThreadOnly()
 
@@ -160,4 +163,5 @@ def make_kernel(collector: OutputCollector, config: Config | None = None) -> Fle
             log=logging.getLogger("ipyfleet.kernel"),
         )
     kernel.collector = collector
+    session.owners = kernel.comm_owners
     return kernel

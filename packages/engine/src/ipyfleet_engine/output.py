@@ -33,6 +33,8 @@ OUTPUT_MAX_BYTES = 8 * 1024 * 1024
 TEXT_CHUNK_CHARS = 64 * 1024
 """About the size at which further text begins a new item."""
 
+COMM_KINDS = frozenset({"comm_open", "comm_msg", "comm_close"})
+
 _ITEM_OVERHEAD_BYTES = 256
 _DROPPABLE = frozenset(
     {"stdout", "stderr", "display_data", "update_display_data", "data", "clear_output"}
@@ -129,8 +131,9 @@ class OutputCollector:
         self._task = task
         claim(task)
 
-    def _current(self) -> TaskOutput | None:
-        """Return the task that gets what the calling code publishes."""
+    @property
+    def current(self) -> TaskOutput | None:
+        """The task that gets what the calling code publishes; None if there has been none yet."""
         return None if self.is_detached else owner() or self._task
 
     def begin(self, client: bytes, seq: int) -> TaskOutput:
@@ -138,15 +141,9 @@ class OutputCollector:
         task = self.task = TaskOutput(client, seq)
         return task
 
-    @property
-    def sink(self) -> Sink | None:
-        """Where the calling code's output goes that is not a task's; None if it is a task's."""
-        task = self._current()
-        return None if task is None else task.sink
-
     def write(self, kind: OutputKind, text: str) -> bool:
         """Add text to a stream of the current task; False if there has been no task yet."""
-        task = self._current()
+        task = self.current
         if task is None:
             return False
         if not text:
@@ -182,21 +179,28 @@ class OutputCollector:
 
     def note_dropped(self, n_bytes: int) -> None:
         """Note that output of the current task was dropped before it came here."""
-        task = self._current()
+        task = self.current
         if task is not None:
             with self._lock:
                 task.dropped_bytes += n_bytes
 
-    def publish(self, kind: OutputKind, content: Any, buffers: Sequence[Frame] = ()) -> bool:
-        """Add an item of the current task; False if there has been no task yet.
+    def publish(
+        self,
+        kind: OutputKind,
+        content: Any,
+        buffers: Sequence[Frame] = (),
+        task: TaskOutput | None = None,
+    ) -> bool:
+        """Add an item of a task; False if there has been no task yet.
 
         Args:
             kind: what it is.
             content: the content of the Jupyter message, of plain types.
             buffers: its binary buffers.
+            task: which task's; by default that of the calling code.
         """
-        task = self._current()
-        if task is None:
+        task = task or self.current
+        if task is None or self.is_detached:
             return False
         if task.sink is not None:
             # What only tasks have (`data`); the rest came through `FleetSession`.
@@ -230,19 +234,35 @@ class OutputCollector:
             return _batches(taken)
 
     def finish(self, task: TaskOutput) -> list[OutputBatch]:
-        """Take what is left of a task that has ended; its `n_items` is final for its result."""
+        """Take what is left of a task that has ended; its `n_items` is final for its result.
+
+        And what it has said over comms that earlier tasks of its client have opened: who has the
+        result shall see the widgets as the task has left them.
+        """
         self.settle()
         if not self._pending and not task.dropped_bytes:
             return []
         with self._lock:
-            taken = [item for item in self._pending if item.task is task]
-            self._pending = deque(item for item in self._pending if item.task is not task)
+            taken, left = [], deque[_Pending]()
+            for item in self._pending:
+                is_comm = item.kind in COMM_KINDS and item.task.client == task.client
+                (taken if item.task is task or is_comm else left).append(item)
+            self._pending = left
             self.n_bytes -= sum(item.n_bytes for item in taken)
             batches = _batches(taken)
             if task.dropped_bytes:
                 # Nothing came after what was dropped: an empty text carries the count.
                 batches += _batches([_Pending(task, "stdout")])
             return batches
+
+    def discard(self, task: TaskOutput) -> None:
+        """Drop what a task has published and nobody has been sent: it will run elsewhere."""
+        self.settle()
+        with self._lock:
+            left = deque(item for item in self._pending if item.task is not task)
+            self._pending = left
+            self.n_bytes = sum(item.n_bytes for item in left)
+            task.dropped_bytes = 0
 
     def detach(self) -> None:
         """Forget everything; in a process that user code has forked nobody sends output."""

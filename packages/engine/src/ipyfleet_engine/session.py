@@ -15,14 +15,14 @@ from jupyter_client.session import Session
 
 from ipyfleet_protocol.messages import OutputKind
 
-from .output import OutputCollector
+from .comms import CommOwners
+from .output import COMM_KINDS, OutputCollector
 
 log = logging.getLogger("ipyfleet.engine")
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 _KINDS = frozenset(get_args(OutputKind))
-_COMM_KINDS = frozenset({"comm_open", "comm_msg", "comm_close"})
 
 
 class FleetSession(Session):
@@ -34,6 +34,9 @@ class FleetSession(Session):
 
     collector: OutputCollector | None = None
     """Where messages go; None: nowhere."""
+
+    owners: CommOwners | None = None
+    """Which tasks' output messages over comms are; None: the running one's."""
 
     def send(
         self,
@@ -63,15 +66,20 @@ class FleetSession(Session):
             message = msg_or_type
             buffers = buffers or message.get("buffers")
         kind = message["header"]["msg_type"]
-        sink = None if self.collector is None else self.collector.sink
-        if sink is not None:
-            sink.publish(kind, message["content"], message.get("metadata"), buffers or ())
-        elif self.collector is not None and kind in _KINDS:
-            content = message["content"]
-            if kind in _COMM_KINDS and message.get("metadata"):
+        collector = self.collector
+        if collector is None:
+            return message
+        content = message["content"]
+        task = collector.current
+        if kind in COMM_KINDS and self.owners is not None:
+            task = self.owners.find(kind, str((content or {}).get("comm_id")), task)
+        if task is not None and task.sink is not None:
+            task.sink.publish(kind, content, message.get("metadata"), buffers or ())
+        elif kind in _KINDS:
+            if kind in COMM_KINDS and message.get("metadata"):
                 # A comm_open's metadata names the version of the widget protocol.
                 content = {**(content or {}), "metadata": message["metadata"]}
-            if not self.collector.publish(kind, content, buffers or ()) and kind == "error":
+            if not collector.publish(kind, content, buffers or (), task) and kind == "error":
                 _log_error(content or {})
         return message
 

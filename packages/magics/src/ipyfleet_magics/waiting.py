@@ -33,7 +33,7 @@ def wait_and_show(result: Any, view: Any, options: RunOptions) -> None:
         TimeoutError: it was not done within ``options.timeout_s``.
         KeyboardInterrupt: the second Ctrl-C.
     """
-    showing = result.stream_output() if options.stream else contextlib.nullcontext()
+    showing = result.stream_output(follow=True) if options.stream else contextlib.nullcontext()
     with showing:
         done = _wait_interruptibly(result, view, options)
     if not done:
