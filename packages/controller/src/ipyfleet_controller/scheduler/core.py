@@ -33,6 +33,7 @@ from .group import GroupIndex, IllegalTransition, State, TaskGroup
 from .instructions import DeliverResults, Instruction, RecordGroup, Refuse, WakeAt
 from .merging import merge_groups
 from .placing import Placer
+from .resuming import Resumer
 from .schemes import Scheme, load_scheme
 from .state import SchedulerState
 from .stealing import BACKOFF_S, Stealer
@@ -56,6 +57,7 @@ class SchedulerCore:
         self._placer = Placer(self.state, scheme or load_scheme("leastload"))
         self._stealer = Stealer(self.state)
         self._canceller = Canceller(self.state)
+        self._resumer = Resumer(self.state)
         self._orphaned_until: float | None = None
         self._last_loss = ""
 
@@ -90,6 +92,14 @@ class SchedulerCore:
             engine.is_leaving = True
             self.state.open.discard(engine)
             self.state.stealable.discard(engine)
+        return []
+
+    def _handle_engine_away(self, event: ev.EngineAwayEvent, now: float) -> list[Instruction]:
+        self._resumer.note_away(event.engine_id)
+        return []
+
+    def _handle_engine_back(self, event: ev.EngineBackEvent, now: float) -> list[Instruction]:
+        self._resumer.note_back(event.engine_id, now)
         return []
 
     def _handle_engine_lost(self, event: ev.EngineLostEvent, now: float) -> list[Instruction]:
@@ -353,6 +363,8 @@ class SchedulerCore:
     _HANDLERS: ClassVar[dict[type, Callable[[Any, Any, float], list[Instruction]]]] = {
         ev.EngineJoinedEvent: _handle_engine_joined,
         ev.EngineLeavingEvent: _handle_engine_leaving,
+        ev.EngineAwayEvent: _handle_engine_away,
+        ev.EngineBackEvent: _handle_engine_back,
         ev.EngineLostEvent: _handle_engine_lost,
         ev.ClientLeftEvent: _handle_client_left,
         ev.SubmitEvent: _handle_submit,

@@ -60,6 +60,7 @@ class EngineQueue:
         n_completed: tasks that it has answered.
         progress_at: when it last answered, or when it got work after having none.
         used_at: when it last got a task.
+        is_away: it cannot be reached for now; it gets nothing, and gives nothing back.
         is_leaving: it is known to go, or to be gone; it gets nothing any more.
         is_stuck: it was asked for what waits behind its running task; it gets no balanced tasks
             until it has answered some.
@@ -75,6 +76,7 @@ class EngineQueue:
         "cancelled",
         "direct",
         "engine_id",
+        "is_away",
         "is_leaving",
         "is_stuck",
         "n_bytes",
@@ -100,6 +102,7 @@ class EngineQueue:
         self.next_ordinal = 0
         self.progress_at = now
         self.used_at = now
+        self.is_away = False
         self.is_leaving = False
         self.is_stuck = False
         self.cancelled: list[tuple[int, int]] = []

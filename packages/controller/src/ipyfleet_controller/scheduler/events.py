@@ -28,6 +28,20 @@ class EngineLeavingEvent(msgspec.Struct):
     engine_id: EngineId
 
 
+class EngineAwayEvent(msgspec.Struct):
+    """An engine cannot be reached for now, or not over its task channel. It may come back with all
+    that it had; place nothing there until then.
+    """
+
+    engine_id: EngineId
+
+
+class EngineBackEvent(msgspec.Struct):
+    """An engine that was away can have tasks again. What was sent to it meanwhile has arrived."""
+
+    engine_id: EngineId
+
+
 class EngineLostEvent(msgspec.Struct):
     """An engine is gone for good.
 
@@ -95,6 +109,8 @@ class TickEvent(msgspec.Struct):
 SchedulerEvent: TypeAlias = (
     EngineJoinedEvent
     | EngineLeavingEvent
+    | EngineAwayEvent
+    | EngineBackEvent
     | EngineLostEvent
     | ClientLeftEvent
     | SubmitEvent

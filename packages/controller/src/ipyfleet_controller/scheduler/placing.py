@@ -46,7 +46,7 @@ class Placer:
         return [self._send(engine, slices) for engine, slices in sent.items()]
 
     def _place_direct(self, engine: EngineQueue, now: float) -> None:
-        while engine.direct and not engine.is_leaving:
+        while engine.direct and not engine.is_leaving and not engine.is_away:
             run = engine.direct[0]
             count = min(len(run), DIRECT_MAX_TASKS - engine.n_tasks)
             if run.group.task_bytes:

@@ -86,7 +86,7 @@ class SchedulerState:
 
     def note_engine(self, engine: EngineQueue) -> None:
         """Keep `open` and `stealable` right after an engine's tasks became fewer."""
-        if not engine.is_leaving:
+        if not engine.is_leaving and not engine.is_away:
             self.open.add(engine)
         if engine.n_tasks < 2:
             self.stealable.discard(engine)

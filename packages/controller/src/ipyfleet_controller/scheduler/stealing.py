@@ -37,7 +37,7 @@ class Stealer:
         for victim in sorted(state.stealable, key=lambda engine: -engine.load_s(now)):
             if not idle:
                 break
-            if victim.recall is not None or victim.is_leaving:
+            if victim.recall is not None or victim.is_leaving or victim.is_away:
                 continue
             if victim.recall_not_before > now or victim.load_s(now) < WORTH_S:
                 look_again.append(

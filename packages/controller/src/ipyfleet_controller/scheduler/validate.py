@@ -49,7 +49,7 @@ def validate_placed(core: SchedulerCore) -> None:
     """
     state = core.state
     for engine in state.engines.values():
-        if engine.n_tasks or engine.is_leaving:
+        if engine.n_tasks or engine.is_leaving or engine.is_away:
             continue
         assert not engine.direct, f"{engine!r} is idle and has direct tasks"
         for lane in state.waiting.all_lanes():
@@ -71,8 +71,8 @@ def _validate_engine(state: SchedulerState, engine: EngineQueue) -> None:
     ), f"{engine!r}: bytes"
     assert engine.n_direct == sum(map(len, engine.direct)), f"{engine!r}: direct count"
     assert bool(engine.direct) == (engine in state.direct), f"{engine!r}: direct set"
-    if engine.is_leaving:
-        assert engine not in state.open, f"{engine!r} leaves and is open"
+    if engine.is_leaving or engine.is_away:
+        assert engine not in state.open, f"{engine!r} leaves or is away, and is open"
     elif not engine.n_tasks:
         assert engine in state.open, f"{engine!r} is idle and not open"
     if engine in state.stealable:
