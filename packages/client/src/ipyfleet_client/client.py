@@ -19,6 +19,7 @@ from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.engine_control import EngineControls
 from ipyfleet_client.hub import HubQueries
 from ipyfleet_client.lookup import find_connection
+from ipyfleet_client.observing import Observations
 from ipyfleet_client.outputs import in_ipython
 from ipyfleet_client.pending import PENDING, Work
 from ipyfleet_client.session import Session
@@ -40,7 +41,7 @@ ACTIVATION_GROUP = "ipyfleet.activation"
 """Entry points called with ``(view, suffix)`` when a view is activated: the magics."""
 
 
-class Client(HubQueries, EngineControls, ClientWaits):
+class Client(HubQueries, Observations, EngineControls, ClientWaits):
     """A connection to a cluster: its engines by index, views of them, questions to the hub.
 
     Any number of clients may be in a process, any number of threads may use one. A client closes

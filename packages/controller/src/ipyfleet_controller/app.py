@@ -20,9 +20,6 @@ from . import __version__
 if TYPE_CHECKING:
     from .database.keeper import RecordKeeper
 
-LOG_FORMAT = "%(asctime)s.%(msecs)03d [ipcontroller] %(levelname)s %(message)s"
-
-
 SWITCH_S = 0.0005
 """How long one thread may make another wait for the interpreter."""
 
@@ -71,6 +68,10 @@ class IPController(Application):
         30.0, min=0.0, help="seconds of silence after which an engine is taken for dead; 0: never"
     ).tag(config=True)
     log_to_file = Bool(False, help="log to a file in the profile's log directory").tag(config=True)
+    log_json = Bool(False, help="log JSON, one object a line").tag(config=True)
+    outbox_max_bytes = Int(
+        512 << 20, min=1 << 20, help="bytes that may wait for a client before it is parted with"
+    ).tag(config=True)
     lease_fd = Int(-1, help="file descriptor of a pipe; the controller ends when it closes").tag(
         config=True
     )
@@ -88,6 +89,7 @@ class IPController(Application):
         "db": "IPController.db_class",
         "db-file": "IPController.db_file",
         "db-url": "IPController.db_url",
+        "outbox-max-bytes": "IPController.outbox_max_bytes",
         "lease-fd": "IPController.lease_fd",
         "log-level": "Application.log_level",
     }
@@ -100,6 +102,7 @@ class IPController(Application):
             {"IPController": {"log_to_file": True}},
             "log to a file in the profile's log directory",
         ),
+        "log-json": ({"IPController": {"log_json": True}}, "log JSON, one object a line"),
         "debug": ({"Application": {"log_level": logging.DEBUG}}, "log everything"),
     }
 
@@ -145,6 +148,7 @@ class IPController(Application):
                 router = make_router(
                     site, hwm=self.hwm, keeper=keeper, result_max_bytes=self.db_result_bytes
                 )
+                router.outbox_max_bytes = self.outbox_max_bytes
                 router.add_reader(signals.fd, lambda: router.close_soon(signals.read()))
                 if self.lease_fd >= 0:
 
@@ -196,19 +200,14 @@ class IPController(Application):
         return cluster_file(self._profile_dir(), self.cluster_id)
 
     def _start_logging(self) -> None:
-        handler: logging.Handler = logging.StreamHandler()
+        from ipyfleet_protocol.logs import log_handler, log_path
+        from ipyfleet_protocol.paths import log_dir
+
+        path = None
         if self.log_to_file:
-            import os
-
-            from ipyfleet_protocol.paths import log_dir
-
-            directory = log_dir(self._profile_dir())
-            directory.mkdir(parents=True, exist_ok=True)
-            name = "-".join(filter(None, ("ipcontroller", self.cluster_id, str(os.getpid()))))
-            handler = logging.FileHandler(directory / f"{name}.log")
-        handler.setFormatter(logging.Formatter(LOG_FORMAT, "%Y-%m-%d %H:%M:%S"))
+            path = log_path(log_dir(self._profile_dir()), "ipcontroller", self.cluster_id)
         logger = logging.getLogger("ipyfleet.controller")
-        logger.addHandler(handler)
+        logger.addHandler(log_handler("ipcontroller", path, as_json=self.log_json))
         logger.setLevel(cast("int", self.log_level))
         logger.propagate = False
 

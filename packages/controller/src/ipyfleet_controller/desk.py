@@ -7,6 +7,7 @@ for a while. What must not: sockets.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -26,11 +27,13 @@ from .database.keeper import RecordKeeper
 from .database.payloads import bound, hold
 from .database.query import QueryError
 from .hub.peers import Registry
+from .metrics import Rate, snapshot
 from .requests import RequestStore
 from .scheduler.endings import own_error
 from .scheduler.engine_queue import EngineQueue
 from .scheduler.group import TaskGroup
 from .scheduler.state import SchedulerState
+from .telling import Explanation
 
 FLUSH_ENTRIES = 256
 """Entries that are handed over even though messages wait."""
@@ -51,7 +54,12 @@ _Work: TypeAlias = Callable[[TaskDatabase], _Answer]
 
 
 class Desk:
-    """Records and answers."""
+    """Records and answers.
+
+    Attributes:
+        rate: of tasks that end.
+        measure: gives the router's part of the metrics.
+    """
 
     def __init__(self, keeper: RecordKeeper, registry: Registry, state: SchedulerState) -> None:
         """Take what questions are answered from."""
@@ -63,6 +71,8 @@ class Desk:
         self.requests = RequestStore(state.functions.body)
         self._noted: list[_NotedGroup | _NotedResults] = []
         self._noted_bytes = 0
+        self.rate = Rate()
+        self.measure: Callable[[], dict[str, Any]] = dict
 
     @property
     def is_waiting(self) -> bool:
@@ -90,6 +100,7 @@ class Desk:
             payloads.append((columns, frames))
             for frame in frames:
                 self._noted_bytes += len(frame)
+            self.rate.note(received, piece.count)
         self._noted.append((message, payloads, engine.peer if engine else b"", received))
 
     def flush(self) -> None:
@@ -204,6 +215,22 @@ class Desk:
                 raise IndexError(f"there is no engine {target}")
         return lambda database: (database.purge(question.msg_ids, question.engine_ids), [])
 
+    def _explain_tasks(self, question: m.ExplainTasks) -> _Answer | _Work:
+        explanation = Explanation(self._state, question.msg_ids, time.monotonic())
+        if explanation.is_complete:
+            return explanation.sentences, []
+        return partial(explanation.complete, now=time.time())
+
+    def _metrics(self, question: m.Metrics) -> _Answer:
+        content = snapshot(
+            self._registry, self._state, self._keeper, self.rate, time.time(), time.monotonic()
+        )
+        content["bytes"]["requests_kept"] = self.requests.n_bytes
+        content["bytes"]["noted"] = self._noted_bytes
+        for name, part in self.measure().items():
+            content.setdefault(name, {}).update(part)
+        return content, []
+
     def _not_here(self, question: m.ShutdownCluster | m.OnEngineStart | m.AwaitResults) -> NoReturn:
         raise AssertionError("the hub or the router answers this one")
 
@@ -215,6 +242,8 @@ class Desk:
         m.TaskHistory: _task_history,
         m.FindRecords: _find_records,
         m.PurgeRecords: _purge_records,
+        m.ExplainTasks: _explain_tasks,
+        m.Metrics: _metrics,
         m.ShutdownCluster: _not_here,
         m.OnEngineStart: _not_here,
     }

@@ -54,6 +54,7 @@ class Outbox:
         unreachable: channels found without a connection; whoever reads them takes them out.
         overflowing: clients' channels for which more waits; as `unreachable`.
         dropped_bytes: output given up so far, of all peers.
+        n_sent: messages so far.
     """
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
@@ -63,16 +64,23 @@ class Outbox:
         self.unreachable: list[RoutingId] = []
         self.overflowing: set[RoutingId] = set()
         self.dropped_bytes = 0
+        self.n_sent = 0
 
     @property
     def is_waiting(self) -> bool:
         """Whether something could not be sent yet."""
         return bool(self._backlogs)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that could not be sent yet, of all peers."""
+        return sum(backlog.n_bytes for backlog in self._backlogs.values())
+
     def send(
         self, peer: PeerId, channel: Channel, header: Frame, frames: Sequence[Frame] = ()
     ) -> None:
         """Send a message now, or as soon as the peer's pipe has room."""
+        self.n_sent += 1
         identity = routing_id(peer, channel)
         backlog = self._backlogs.get(identity) if self._backlogs else None
         if backlog is None:

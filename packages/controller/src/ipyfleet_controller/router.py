@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -82,7 +83,9 @@ class Router:
     """Runs the controller.
 
     Attributes:
-        n_malformed: messages that made no sense and were dropped.
+        n_received: messages so far.
+        n_malformed: those that made no sense and were dropped.
+        n_refused: those that their sender may not send, or not yet.
     """
 
     def __init__(
@@ -107,7 +110,11 @@ class Router:
         self._is_over = False
         self.checks_keys = False
         self.blob_dir: Path | None = None
+        self.n_received = 0
         self.n_malformed = 0
+        self.n_refused = 0
+        self._started = time.monotonic()
+        desk.measure = self.statistics
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -115,6 +122,35 @@ class Router:
         """Call `callback` whenever a socket or file descriptor can be read."""
         self._readers[source] = callback
         self._poller.register(source, zmq.POLLIN)
+
+    @property
+    def outbox_max_bytes(self) -> int:
+        """Bytes that may wait for a client before the controller parts with it."""
+        return self._outbox.max_bytes
+
+    @outbox_max_bytes.setter
+    def outbox_max_bytes(self, n_bytes: int) -> None:
+        self._outbox.max_bytes = n_bytes
+
+    def statistics(self) -> dict[str, dict[str, float]]:
+        """Return the router's part of the metrics."""
+        return {
+            "messages": {
+                "received": self.n_received,
+                "sent": self._outbox.n_sent,
+                "malformed": self.n_malformed,
+                "refused": self.n_refused,
+            },
+            "bytes": {
+                "unsent": self._outbox.waiting_bytes,
+                "output_dropped": self._outbox.dropped_bytes,
+            },
+            "process": {
+                "up_s": time.monotonic() - self._started,
+                "cpu_s": time.process_time(),
+                "pid": os.getpid(),
+            },
+        }
 
     def close_soon(self, reason: str) -> None:
         """Tell all peers that the controller goes, and end the loop."""
@@ -174,6 +210,7 @@ class Router:
             if not cast("int", events(_EVENTS)) & _POLLIN:
                 return
             parts = self._receive_parts()
+            self.n_received += 1
             try:
                 self._dispatch(parts)
             except ProtocolError as error:
@@ -263,13 +300,16 @@ class Router:
         if role is None:
             if kind not in (m.Hello, m.Attach):
                 reason = f"say Hello first; {kind.__name__} came from a peer that has not joined"
+                self.n_refused += 1
                 self._perform_hub(self._hub.refuse(peer, channel, reason))
                 return
         elif role not in SENDERS[kind]:
             refused = m.Refused(f"{kind.__name__} is not a message for an {role} to send")
+            self.n_refused += 1
             self._outbox.send(peer, channel, encode(refused))
             return
         if key_role is not None and key_role != _key_wanted(channel):
+            self.n_refused += 1
             reason = f"this channel needs the key of a {_key_wanted(channel)}"
             self._perform_hub(self._hub.refuse(peer, channel, reason))
             return
@@ -342,7 +382,16 @@ class Router:
     def _do_send(self, what: hins.Send) -> None:
         if isinstance(what.message, m.Refused):
             log.info("refused %s: %s", what.peer.hex()[:8], what.message.reason)
+        elif isinstance(what.message, m.Welcome):
+            self._log_welcome(what.peer, what.message)
         self._outbox.send(what.peer, what.channel, encode(what.message))
+
+    def _log_welcome(self, peer: PeerId, welcome: m.Welcome) -> None:
+        entry = self._hub.registry.peers[peer]
+        name = f"engine {welcome.engine_id}" if entry.role == "engine" else f"a {entry.role}"
+        log.info("%s joined: %s, pid %d on %s", name, peer.hex()[:8], entry.pid, entry.hostname)
+        for warning in welcome.warnings:
+            log.warning("%s (%s)", warning, peer.hex()[:8])
 
     def _do_forward(self, what: hins.ForwardToClient) -> None:
         self._outbox.send(what.client, Channel.CLIENT, *self._received)

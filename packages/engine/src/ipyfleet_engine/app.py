@@ -81,6 +81,7 @@ class IPEngineApp(Application):
     log_to_file = Bool(False, help="Write the agent's log to the profile's log directory.").tag(
         config=True
     )
+    log_json = Bool(False, help="Log JSON, one object a line.").tag(config=True)
     respawn = Enum(
         POLICIES,
         "never",
@@ -146,6 +147,7 @@ class IPEngineApp(Application):
             {"IPEngineApp": {"log_to_file": True}},
             "Write the agent's log to the profile's log directory.",
         ),
+        "log-json": ({"IPEngineApp": {"log_json": True}}, "Log JSON, one object a line."),
         "debug": ({"Application": {"log_level": 10}}, "Log everything."),
     }
 
@@ -334,11 +336,9 @@ class IPEngineApp(Application):
         gc.freeze()
 
     def _start_logging(self, path: Path | None) -> None:
-        handler: logging.Handler
-        handler = logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path)
-        handler.setFormatter(
-            logging.Formatter("%(asctime)s [ipengine %(process)d] %(levelname)s %(message)s")
-        )
+        from ipyfleet_protocol.logs import log_handler
+
+        handler = log_handler("ipengine", path, as_json=self.log_json)
         root = logging.getLogger("ipyfleet")
         root.addHandler(handler)
         root.setLevel(

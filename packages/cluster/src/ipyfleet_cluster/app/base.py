@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from traitlets import Unicode, default
+from traitlets import Bool, Unicode, default
 from traitlets.config import Application, Config
 
 from ipyfleet_protocol import paths
+from ipyfleet_protocol.logs import log_handler, log_path
 
 from .. import __version__
 from ..profile_config import load_profile_config
@@ -32,6 +33,10 @@ BASE_ALIASES: dict[str, Any] = {
 }
 BASE_FLAGS: dict[str, Any] = {
     "debug": ({"Application": {"log_level": "DEBUG"}}, "Log everything."),
+    "log-to-file": (
+        {"ClusterCommand": {"log_to_file": True}},
+        "Log to a file in the profile's log directory, too.",
+    ),
     "quiet": ({"Application": {"log_level": "CRITICAL"}}, "Log only what is fatal."),
 }
 
@@ -49,6 +54,9 @@ class ClusterCommand(Application):
         config=True
     )
     work_dir = Unicode("", help="The directory to work in.").tag(config=True)
+    log_to_file = Bool(False, help="Log to a file in the profile's log directory, too.").tag(
+        config=True
+    )
 
     @default("log_level")
     def _default_log_level(self) -> str:
@@ -68,6 +76,9 @@ class ClusterCommand(Application):
         self.update_config(load_profile_config(self.directory))
         # What was said on the command line wins over the files.
         self.update_config(command_line)
+        if self.log_to_file:
+            path = log_path(paths.log_dir(self.directory), "ipcluster", self.cluster_id)
+            self.log.addHandler(log_handler("ipcluster", path))
         if self.work_dir:
             os.chdir(self.work_dir)
 
