@@ -1,9 +1,24 @@
+import colorsys
+import copy
+import inspect
+import math
 import os
+import types
+from fractions import Fraction
 
 import pytest
 
-from ipyfleet_client import AsyncMapResult, interactive, parallel, remote, require
-from ipyfleet_protocol.errors import RemoteError
+from ipyfleet_client import (
+    AsyncMapResult,
+    depend,
+    dependent,
+    interactive,
+    parallel,
+    remote,
+    require,
+)
+from ipyfleet_protocol.errors import CompositeError, RemoteError, UnmetDependency
+from ipyfleet_protocol.serialize import pack_function
 
 
 def test_remote(rc):
@@ -116,16 +131,175 @@ def test_require_imports_and_assigns(rc):
     assert f.__name__ == "f"
 
 
+def in_main(code):
+    """Define functions as a user's script does."""
+    space: dict = {"__name__": "__main__"}
+    exec(code, space)
+    return space
+
+
+@pytest.mark.parametrize(
+    "needed",
+    [
+        (colorsys,),
+        ("xml.dom.minidom",),
+        ("colorsys", "xml.dom.minidom"),
+        ("colorsys as cs", "xml.dom.minidom as dom"),
+        (math.sqrt,),
+        (Fraction, len),
+    ],
+)
+def test_forms_of_require(rc, needed):
+    """Modules, their names, dotted or under another name, functions and classes: all arrive."""
+    f = in_main("def f(names): return [callable(eval(n)) for n in names]")["f"]
+    wanted = []
+    for item in needed:
+        if isinstance(item, str):
+            module, _, alias = item.partition(" as ")
+            wanted.append(alias or module)
+        else:
+            wanted.append(item.__name__)
+    expected = [not isinstance(n, str | types.ModuleType) for n in needed]
+    assert rc[0].apply_sync(require(*needed)(f), wanted) == expected
+
+
+def test_require_of_a_module_under_another_name(rc):
+    """A module given by keyword is imported there under the keyword's name."""
+    f = in_main("def f(): return cs.__name__")["f"]
+    assert rc[0].apply_sync(require(cs=colorsys)(f)) == "colorsys"
+
+
 def test_require_of_what_is_not_there(rc):
-    """A module that the engine lacks is an UnmetDependency that names it."""
-    with pytest.raises(RemoteError, match="UnmetDependency: min requires no_such_module"):
+    """A module that the engine lacks is an UnmetDependency that names it, traceback and all."""
+    with pytest.raises(UnmetDependency, match=r"^min requires no_such_module: No module") as caught:
         rc[0].apply_sync(require("no_such_module")(min), 1)
+    assert "load_balanced_view" in caught.value.__notes__[0]
+    assert caught.value.engine_info["engine_id"] == 0
+    cause = caught.value.__cause__
+    assert isinstance(cause, RemoteError)
+    assert any("no_such_module" in line for line in cause.traceback)
+    with pytest.raises(CompositeError) as caught_both:
+        rc[:].apply_sync(require("no_such_module as nothing")(min), 1)
+    assert "[0-1:apply] UnmetDependency: min requires" in str(caught_both.value)
 
 
-def test_require_checks_its_arguments():
-    """Only names, modules, functions and classes can be required without a name."""
-    with pytest.raises(TypeError, match="require"):
-        require(5)
+@pytest.mark.parametrize(
+    ("item", "kind"),
+    [(5, TypeError), (lambda: 1, TypeError), ("no module", ValueError), ("a as 1b", ValueError)],
+)
+def test_require_checks_its_arguments(item, kind):
+    """What has no name that can be assigned is refused where the decorator stands."""
+    with pytest.raises(kind, match="require"):
+        require(item)
+
+
+def test_depend_checks_on_the_engine(rc):
+    """The condition is called on the engine, with its arguments, before the function."""
+    space = in_main(
+        "def is_engine(number, *, like): return MY_NUMBER == number and like == 'this'\n"
+        "def f(x): return MY_NUMBER, x\n"
+    )
+    for engine in rc:
+        engine["MY_NUMBER"] = engine.targets
+    on_one = depend(space["is_engine"], 1, like="this")(space["f"])
+    assert rc[1].apply_sync(on_one, "x") == (1, "x")
+    with pytest.raises(UnmetDependency, match="f cannot run here: is_engine returned False"):
+        rc[0].apply_sync(on_one, "x")
+    result = rc[:].apply(on_one, 5)
+    result.wait(5)
+    assert isinstance(result.exception(), CompositeError)
+    assert result.get(return_exceptions=True)[1] == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "runs"),
+    [("False", False), ("True", True), ("None", True), ("0", True), ("[]", True)],
+)
+def test_only_false_means_no(rc, answer, runs):
+    """A condition that forgets to return something is met."""
+    f = depend(in_main(f"def check(): return {answer}")["check"])(abs)
+    if runs:
+        assert rc[0].apply_sync(f, -1) == 1
+    else:
+        with pytest.raises(UnmetDependency):
+            rc[0].apply_sync(f, -1)
+
+
+def test_false_of_numpy_means_no():
+    """What comparing arrays gives counts as a bool."""
+    numpy = pytest.importorskip("numpy")
+    with pytest.raises(UnmetDependency):
+        dependent(abs, lambda: numpy.bool_(False)).check_dependency()
+    dependent(abs, lambda: numpy.bool_(True)).check_dependency()
+
+
+def test_conditions_that_raise(rc):
+    """What a condition raises is the task's error; UnmetDependency says that it is not met."""
+    code = "def check():\n    raise {}\n"
+    with pytest.raises(RemoteError, match="ZeroDivisionError: oops"):
+        rc[0].apply_sync(depend(in_main(code.format("ZeroDivisionError('oops')"))["check"])(abs), 1)
+    space = in_main(code.format("UnmetDependency('too hot')"))
+    space["UnmetDependency"] = UnmetDependency
+    rc[0]["UnmetDependency"] = UnmetDependency
+    with pytest.raises(UnmetDependency, match="too hot"):
+        rc[0].apply_sync(depend(space["check"])(abs), 1)
+
+
+def test_where_it_was_made_a_dependent_function_is_the_function(rc):
+    """Called at home it does not check; names, text and signature are the function's."""
+
+    @depend(lambda: False)
+    def add(a, b=1):
+        """Add."""
+        return a + b
+
+    assert add(1) == 2
+    assert (add.__name__, add.__doc__) == ("add", "Add.")
+    assert str(inspect.signature(add)) == "(a, b=1)"
+    assert copy.deepcopy(add) is add
+    assert isinstance(add, dependent)
+    assert repr(add) == "<Dependent add on <lambda>>"
+    assert dependent(pow, abs, 1).df is abs
+
+
+def test_decorators_of_dependent_functions(rc):
+    """`@depend`, `@require` and the views' decorators can stand above one another."""
+    space = in_main("def f(x): return colorsys.__name__, EXTRA, x\ndef yes(): return True\n")
+    inner = require("colorsys")(depend(space["yes"])(require(EXTRA=7)(space["f"])))
+    view = rc.load_balanced_view()
+    assert view.remote(block=True)(inner)(3) == ("colorsys", 7, 3)
+    assert rc[:].parallel(block=True)(inner).map([1, 2]) == [("colorsys", 7, x) for x in (1, 2)]
+
+
+def test_dependent_functions_call_themselves(rc):
+    """A function of a script that is decorated calls itself by its name, as it does at home."""
+    space = in_main("def down(n): return n and down(n - 1)\n")
+    for decorate in (require("math"), depend(abs, 1)):
+        function = decorate(in_main("def down(n): return n and down(n - 1)\n")["down"])
+        function.__wrapped__.__globals__["down"] = function
+        assert function(3) == 0
+        # The fake engine plants no names; what the real one plants is told in the header.
+        assert pack_function(function).function.self_name == "down"
+    assert pack_function(space["down"]).function.self_name == "down"
+
+
+@pytest.mark.parametrize("condition", [5, None, "shutil"])
+def test_depend_needs_a_function(condition):
+    """A condition that cannot be called is refused where the decorator stands."""
+    with pytest.raises(TypeError, match="takes a function"):
+        depend(condition)
+
+
+def test_misuse_of_depend():
+    """An async condition, and a function that is none, are refused."""
+
+    async def later():
+        return True
+
+    with pytest.raises(TypeError, match="must not be async"):
+        depend(later)(abs)
+    with pytest.raises(TypeError, match="must be callable, not int"):
+        depend(abs)(5)
 
 
 def test_interactive_functions_use_the_engines_namespace(rc):

@@ -137,7 +137,7 @@ def test_calls_that_an_executor_holds_back(rc, view, controller):
     controller.paused.set()
     with view.executor as executor:
         futures = [executor.submit(abs, k) for k in range(50)]
-        with pytest.raises(ValueError, match="use view.apply_async"):
+        with pytest.raises(ValueError, match="not submitted yet"):
             view.after = futures[-1]
         controller.paused.clear()
     view.after = futures[-1]

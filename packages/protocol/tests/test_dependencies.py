@@ -1,6 +1,7 @@
 """Dependencies as users make them, and their tasks as ranges."""
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -127,7 +128,7 @@ def test_ranges_merge_and_lose_nothing(pieces) -> None:
     named = [(r.client, seq) for r in merged for seq in range(r.first, r.first + r.count)]
     assert len(named) == len(set(named))
     assert set(named) == {(peer, first + k) for peer, first, count in pieces for k in range(count)}
-    for one, other in zip(merged, merged[1:], strict=False):
+    for one, other in itertools.pairwise(merged):
         assert one.client != other.client or one.first + one.count < other.first
 
 

@@ -9,11 +9,17 @@ import pytest
 
 from ipyfleet_protocol.errors import (
     TEXT_MAX_BYTES,
+    CompositeError,
     EngineError,
+    ImpossibleDependency,
+    InvalidDependency,
     NoEnginesRegistered,
     RemoteError,
+    UnmetDependency,
+    collect_exceptions,
     error_from_info,
     info_from_exception,
+    is_unmet,
 )
 from ipyfleet_protocol.errors.bounded import safe_text, shorten, shorten_lines
 from ipyfleet_protocol.messages import ErrorInfo
@@ -132,6 +138,42 @@ def test_own_errors() -> None:
     assert type(nobody) is NoEnginesRegistered
     assert "ipcluster start" in str(nobody)
     assert nobody.engine_info is None
+
+
+class NoGpuError(UnmetDependency):
+    """A user's own way of saying it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UnmetDependency("no gpu"), UnmetDependency),
+        (NoGpuError("no gpu"), RemoteError),
+        (ImpossibleDependency("no gpu"), RemoteError),
+    ],
+)
+def test_what_user_code_says_of_its_engine(error, expected) -> None:
+    """UnmetDependency, raised by user code, is that to the client, caused by a RemoteError."""
+    lines = ["Traceback:", "  in f", "UnmetDependency: no gpu"]
+    info = info_from_exception(error, engine_id=3, engine_uuid="u", method="apply", traceback=lines)
+    arrived = error_from_info(info)
+    assert type(arrived) is expected
+    assert arrived.engine_info == {"engine_id": 3, "engine_uuid": "u", "method": "apply"}
+    remote = arrived if expected is RemoteError else arrived.__cause__
+    assert isinstance(remote, RemoteError)
+    assert remote.traceback == lines
+    with pytest.raises(CompositeError) as caught:
+        collect_exceptions([arrived, 1])
+    assert caught.value.exceptions[0].traceback == lines
+
+
+def test_which_errors_send_a_task_elsewhere() -> None:
+    """UnmetDependency and classes of users below it; not what no engine can help."""
+    assert is_unmet(UnmetDependency())
+    assert is_unmet(NoGpuError())
+    assert not is_unmet(ImpossibleDependency())
+    assert not is_unmet(InvalidDependency())
+    assert not is_unmet(ValueError())
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def example(kind: type[errors.IPythonError]) -> errors.IPythonError:
         (errors.UnmetDependency, errors.KernelError),
         (errors.ImpossibleDependency, errors.UnmetDependency),
         (errors.DependencyTimeout, errors.ImpossibleDependency),
+        (errors.DependencyTimeout, errors.TaskTimeout),
         (errors.InvalidDependency, errors.ImpossibleDependency),
         (errors.RemoteError, errors.KernelError),
         (errors.CompositeError, errors.RemoteError),

@@ -9,6 +9,8 @@ from ipyfleet_client.client import Client
 from ipyfleet_client.decorators import (
     ParallelFunction,
     RemoteFunction,
+    depend,
+    dependent,
     interactive,
     parallel,
     remote,
@@ -25,7 +27,7 @@ from ipyfleet_client.views.broadcast import BroadcastView
 from ipyfleet_client.views.direct import DirectView
 from ipyfleet_protocol.dependencies import Dependency
 from ipyfleet_protocol.namespace import Reference
-from ipyfleet_protocol.serialize import use_cloudpickle, use_dill, use_pickle
+from ipyfleet_protocol.serialize import PrePickled, use_cloudpickle, use_dill, use_pickle
 
 __version__ = "0.1.0"
 
@@ -42,10 +44,13 @@ __all__ = [
     "LoadBalancedView",
     "Metadata",
     "ParallelFunction",
+    "PrePickled",
     "Reference",
     "RemoteFunction",
     "ViewExecutor",
     "__version__",
+    "depend",
+    "dependent",
     "interactive",
     "parallel",
     "remote",

@@ -1,6 +1,6 @@
 """Functions that run remotely when called.
 
-What lives here: `remote`, `parallel` and what they make; `interactive` and `require`.
+What lives here: `remote`, `parallel` and what they make; `interactive`, `require` and `depend`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,25 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.partition import as_sequence, check_dist
-from ipyfleet_protocol.requiring import Requiring
+from ipyfleet_protocol.namespace import Reference
+from ipyfleet_protocol.requiring import Dependent, Requiring
 
 if TYPE_CHECKING:
     from ipyfleet_client.views.base import View
 
-__all__ = ["ParallelFunction", "RemoteFunction", "interactive", "parallel", "remote", "require"]
+__all__ = [
+    "ParallelFunction",
+    "RemoteFunction",
+    "depend",
+    "dependent",
+    "interactive",
+    "parallel",
+    "remote",
+    "require",
+]
+
+dependent = Dependent
+"""The name that users know: ``dependent(f, condition, *arguments)``."""
 
 
 class RemoteFunction:
@@ -160,13 +173,17 @@ def parallel(
 def require(*modules_or_functions: Any, **objects: Any) -> Callable[[Any], Requiring]:
     """Decorate a function so that what it needs is there when it runs.
 
+    A task whose engine cannot import one of the modules ends as one whose dependency is unmet; see
+    `depend`.
+
     Args:
-        *modules_or_functions: names of modules, modules: imported on the engine; functions and
-            classes: assigned to their name there.
-        **objects: assigned to these names there.
+        *modules_or_functions: modules, or names of modules such as "scipy.stats" or "numpy as np":
+            imported on the engine; functions and classes: assigned to their name there.
+        **objects: assigned to these names there; modules are imported.
 
     Raises:
         TypeError: an argument is none of these.
+        ValueError: a string is no module's name.
 
     Example:
         >>> @require("numpy")  # doctest: +SKIP
@@ -174,20 +191,68 @@ def require(*modules_or_functions: Any, **objects: Any) -> Callable[[Any], Requi
         ...     return numpy.linalg.norm(x)
     """
     modules: list[str] = []
-    names = dict(objects)
+    aliases: dict[str, str] = {}
+    names: dict[str, Any] = {}
     for item in modules_or_functions:
         if isinstance(item, types.ModuleType):
             modules.append(item.__name__)
         elif isinstance(item, str):
-            modules.append(item)
-        elif hasattr(item, "__name__"):
+            module, alias = _read_import(item)
+            if alias:
+                aliases[alias] = module
+            else:
+                modules.append(module)
+        elif str(getattr(item, "__name__", "")).isidentifier():
             names[item.__name__] = item
         else:
             raise TypeError(
                 "require() takes names of modules, modules, functions and classes, not "
                 f"{type(item).__name__}; other objects as require(name=object)"
             )
-    return lambda f: Requiring(f, tuple(modules), names)
+    for name, value in objects.items():
+        if isinstance(value, types.ModuleType):
+            aliases[name] = value.__name__
+        else:
+            names[name] = value
+    return lambda f: Requiring(f, tuple(modules), names, aliases)
+
+
+def _read_import(text: str) -> tuple[str, str]:
+    """Return module and alias (or an empty string) of what may stand after ``import``."""
+    module, _, alias = (part.strip() for part in text.partition(" as "))
+    if not all(part.isidentifier() for part in module.split(".")) or (
+        alias and not alias.isidentifier()
+    ):
+        raise ValueError(
+            f"require() takes names of modules such as 'numpy' or 'numpy as np', not {text!r}"
+        )
+    return module, alias
+
+
+def depend(
+    condition: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Callable[[Callable[..., Any]], Dependent]:
+    """Decorate a function so that it runs only where a condition is met.
+
+    ``condition(*args, **kwargs)`` is called on the engine before each call of the function. Where
+    it returns False (nothing else means no) or raises `UnmetDependency`, a balanced task is tried
+    at another engine. A task of a direct view fails with `UnmetDependency`.
+
+    Raises:
+        TypeError: the condition is no function, or is ``async``.
+
+    Example:
+        >>> def has(command):
+        ...     return shutil.which(command) is not None
+        >>> @depend(has, "ffmpeg")
+        ... def encode(path): ...
+    """
+    if not callable(condition) and not isinstance(condition, Reference):
+        raise TypeError(
+            f"depend() takes a function that tells whether an engine will do, not "
+            f"{type(condition).__name__}"
+        )
+    return lambda f: Dependent(f, condition, *args, **kwargs)
 
 
 def interactive(f: Any) -> Any:

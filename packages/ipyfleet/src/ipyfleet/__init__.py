@@ -70,6 +70,8 @@ if TYPE_CHECKING:
         ParallelFunction,
         RemoteFunction,
         ViewExecutor,
+        depend,
+        dependent,
         interactive,
         parallel,
         remote,
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     )
     from ipyfleet_cluster import Cluster, ClusterManager
     from ipyfleet_engine import bind_kernel, publish_data
+    from ipyfleet_protocol.dependencies import Dependency
     from ipyfleet_protocol.namespace import Reference
     from ipyfleet_protocol.serialize import use_cloudpickle, use_dill, use_pickle
 
@@ -103,6 +106,7 @@ __all__ = [
     "ConnectionFileUnreachable",
     "ConnectionFileUnreadable",
     "ConnectionFileVersion",
+    "Dependency",
     "DependencyTimeout",
     "DirectView",
     "EngineError",
@@ -129,6 +133,8 @@ __all__ = [
     "bind_kernel",
     "can",
     "collect_exceptions",
+    "depend",
+    "dependent",
     "deserialize_object",
     "error",
     "interactive",
@@ -173,6 +179,8 @@ _ELSEWHERE = {
         "ParallelFunction",
         "RemoteFunction",
         "ViewExecutor",
+        "depend",
+        "dependent",
         "interactive",
         "parallel",
         "remote",
@@ -180,6 +188,7 @@ _ELSEWHERE = {
     ),
     "ipyfleet_cluster": ("Cluster", "ClusterManager"),
     "ipyfleet_engine": ("bind_kernel", "publish_data"),
+    "ipyfleet_protocol.dependencies": ("Dependency",),
     "ipyfleet_protocol.namespace": ("Reference",),
     "ipyfleet_protocol.serialize": ("use_cloudpickle", "use_dill", "use_pickle"),
 }

@@ -21,7 +21,13 @@ All classes survive pickling and copying. As with every Python exception, ``__ca
 from builtins import TimeoutError
 
 from .bounded import TEXT_MAX_BYTES
-from .info import error_from_info, info_from_exception, unwrap_exception, wrap_exception
+from .info import (
+    error_from_info,
+    info_from_exception,
+    is_unmet,
+    unwrap_exception,
+    wrap_exception,
+)
 from .kinds import (
     OWN_ERRORS,
     ClientClosed,
@@ -88,6 +94,7 @@ __all__ = [
     "collect_exceptions",
     "error_from_info",
     "info_from_exception",
+    "is_unmet",
     "unwrap_exception",
     "wrap_exception",
 ]

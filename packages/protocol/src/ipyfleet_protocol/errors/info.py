@@ -14,7 +14,13 @@ from typing import Any
 
 from ..messages import ErrorInfo
 from .bounded import TEXT_MAX_BYTES, safe_text, shorten, shorten_lines
-from .kinds import OWN_ERRORS, KernelError, RemoteInfo
+from .kinds import (
+    OWN_ERRORS,
+    ImpossibleDependency,
+    KernelError,
+    RemoteInfo,
+    UnmetDependency,
+)
 from .remote import RemoteError
 
 
@@ -41,7 +47,13 @@ def info_from_exception(
         engine_uuid=engine_uuid,
         method=method,
         cause=_pickle_cause(exc),
+        own=type(exc) is UnmetDependency,
     )
+
+
+def is_unmet(exc: BaseException) -> bool:
+    """Whether user code says by this that its engine has not what it needs; another one may."""
+    return isinstance(exc, UnmetDependency) and not isinstance(exc, ImpossibleDependency)
 
 
 def error_from_info(info: ErrorInfo) -> KernelError:
@@ -55,6 +67,9 @@ def error_from_info(info: ErrorInfo) -> KernelError:
     if kind is not None:
         own = kind(info.evalue)
         own.engine_info = where
+        if len(info.traceback) > 1:
+            # It comes out of user code.
+            own.__cause__ = RemoteError(info.ename, info.evalue, info.traceback, where)
         if own.hint and own.hint not in info.evalue:
             own.add_note(own.hint)
         return own

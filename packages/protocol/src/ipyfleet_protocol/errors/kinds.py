@@ -112,9 +112,13 @@ class TaskAborted(KernelError):
 
 
 class TaskTimeout(KernelError):
-    """The task did not end in the time that it was given."""
+    """The task found no place in the time that it was given to wait."""
 
-    default_text = "the task did not end in the time that it was given"
+    default_text = "the task found no engine to run on within its timeout"
+    hint = (
+        "view.timeout bounds how long a task waits for what it depends on and for a free engine, "
+        "not how long it runs: give it more, or None for any time; rc.resubmit(ar) tries again"
+    )
 
 
 class TaskRejectError(KernelError):
@@ -127,24 +131,38 @@ class UnmetDependency(KernelError):
     """A dependency of the task is not met on this engine."""
 
     default_text = "a dependency of the task is not met on this engine"
+    hint = (
+        "what an engine has not, another may have: through rc.load_balanced_view() such a task is "
+        "tried at each, through a direct view it is not"
+    )
 
 
 class ImpossibleDependency(UnmetDependency):
     """A dependency of the task can never be met."""
 
     default_text = "a dependency of the task can never be met: a task that it needs failed"
+    hint = (
+        "rc.get_result(msg_id) of what it waited for says how that ended. To run after failures, "
+        "too: after=Dependency(…, failure=True); after any one of several: all=False; where all "
+        "that it follows ran on different engines, follow one of them"
+    )
 
 
-class DependencyTimeout(ImpossibleDependency):
+class DependencyTimeout(ImpossibleDependency, TaskTimeout):
     """The dependencies of the task were not met in time."""
 
     default_text = "the dependencies of the task were not met in time"
+    hint = TaskTimeout.hint
 
 
 class InvalidDependency(ImpossibleDependency):
     """A dependency of the task names a task that nobody knows."""
 
     default_text = "a dependency of the task names a task that this cluster does not know"
+    hint = (
+        "msg_ids come from ar.msg_ids or rc.history of a client of the same cluster; tasks that "
+        "ended long ago are forgotten, and what does not wait for anything need not name them"
+    )
 
 
 OWN_ERRORS: dict[str, Callable[[str], KernelError]] = {

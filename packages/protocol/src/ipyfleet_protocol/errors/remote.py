@@ -240,7 +240,9 @@ def _errors_in(result: Any) -> Iterator[RemoteError]:
         yield result
     elif isinstance(result, IPythonError):
         where = result.engine_info if isinstance(result, KernelError) else None
-        remote = RemoteError(type(result).__name__, str(result), [], where)
+        cause = result.__cause__
+        trace = cause.traceback if isinstance(cause, RemoteError) else []
+        remote = RemoteError(type(result).__name__, str(result), trace, where)
         remote.__cause__ = result
         for note in notes_of(result):
             remote.add_note(note)
