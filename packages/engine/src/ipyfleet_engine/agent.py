@@ -14,7 +14,8 @@ neither a thread nor a zmq context.
 No engine outlives the agent: each has asked the kernel for SIGKILL at its parent's death, and a
 clean end of the agent stops them first. Nor does the agent outlive its cluster: when the controller
 stays away for longer than `away_s` the agent ends, and removes what a controller that was killed
-has left on this host.
+has left on this host. Deaths that it could not report, or that a controller that has lost its
+memory may have forgotten, are reported when there is one again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import math
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -45,17 +47,15 @@ from ipyfleet_protocol.messages import (
     ErrorInfo,
     Goodbye,
     KillRunning,
-    Message,
     Refused,
     SignalEngines,
     Welcome,
 )
 
-from .channel import receive_all, send
+from .channel import Handler, ReliableChannel
 from .children import Death, Nursery
 from .endpoint import Endpoint, make_endpoint
 from .leftovers import remove_traces
-from .lifeline import Lifeline
 from .logs import CHECK_S, LogKeeper
 from .relief import LOOK_S, STUCK_LOOK_S, Relief
 from .respawn import Respawn
@@ -65,40 +65,37 @@ log = logging.getLogger("ipyfleet.agent")
 
 STOP_GRACE_S = 2.0
 
+REPORTS = 256
+"""Deaths that are reported again to a controller that has lost its memory."""
+
 HEARD_S = 1.0
 """How long the agent waits to be heard before it closes its link in order to fork."""
 
 
 class AgentLink:
-    """The agent's socket; none of it exists before `open`, nothing is left after `close`."""
+    """The agent's channel; its zmq context exists only between `open` and `close`."""
 
-    def __init__(self, endpoint: Endpoint, away_s: float) -> None:
+    def __init__(self, endpoint: Endpoint, handle: Handler) -> None:
         self.endpoint = endpoint
-        self._away_s = away_s
-        self.lifeline: Lifeline | None = None
+        self.channel = ReliableChannel(endpoint, Channel.AGENT, endpoint.hello, handle)
         self._context: zmq.Context[Any] | None = None
-        self.socket: zmq.Socket[bytes] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a socket."""
+        return self._context is not None
 
     def open(self) -> None:
         """Connect and say hello."""
         self._context = zmq.Context()
-        self.socket = self.endpoint.connect(self._context, Channel.AGENT)
-        self.lifeline = Lifeline(self.socket, self._away_s)
-        self.send(self.endpoint.hello())
-
-    def send(self, message: Message) -> None:
-        """Send a message."""
-        assert self.socket is not None
-        send(self.socket, message)
+        self.channel.open(self._context)
 
     def close(self) -> None:
         """Close the socket and end zmq's threads; what is queued has a moment to leave."""
-        if self.lifeline is not None:
-            self.lifeline.close()
-        if self.socket is not None and self._context is not None:
-            self.socket.close(linger=200)
+        if self._context is not None:
+            self.channel.close(200)
             self._context.term()
-        self.socket = self._context = self.lifeline = None
+        self._context = None
 
 
 class Agent:
@@ -134,7 +131,8 @@ class Agent:
             forks: `start` forks.
             lease_fd: read end of a pipe whose owner's death ends the agent.
         """
-        self._link = AgentLink(make_endpoint(info, "agent", peer), away_s)
+        self._link = AgentLink(make_endpoint(info, "agent", peer), self.handle)
+        self._channel = self._link.channel
         self._info = info
         self._file = file
         self._away_s = away_s
@@ -155,7 +153,7 @@ class Agent:
         self._failed = False
         self._exit_code: int | None = None
         self._is_abandoned = False
-        self._unreported: list[EngineExited] = []
+        self._reports: deque[EngineExited] = deque(maxlen=REPORTS)
         self._signal_read, self._signal_write = os.pipe()
         for fd in (self._signal_read, self._signal_write):
             os.set_blocking(fd, False)
@@ -182,9 +180,9 @@ class Agent:
         finally:
             for death in self._nursery.stop(STOP_GRACE_S):
                 self._report(death)
-            if self._link.socket is not None:
+            if self._link.is_open:
                 if self._joined:
-                    self._link.send(Goodbye("the agent leaves"))
+                    self._channel.send(Goodbye("the agent leaves"))
                 self._link.close()
             if self._is_abandoned:
                 remove_traces(self._info, self._file)
@@ -197,6 +195,7 @@ class Agent:
 
     def _serve(self) -> None:
         poller = self._make_poller()
+        self._give_up = time.monotonic() + self._timeout_s
         self._reap()
         while self._exit_code is None:
             events = dict(poller.poll(self._timeout_ms()))
@@ -204,10 +203,10 @@ class Agent:
                 self._handle_signals()
             if self._lease_fd is not None and self._lease_fd in events:
                 self._check_lease()
-            assert self._link.socket is not None
-            receive_all(self._link.socket, self.handle)
+            self._channel.receive()
             now = time.monotonic()
-            self._see_to_connection(now)
+            if self._see_to_connection(now):
+                poller = self._make_poller()
             if now >= self._next_check:
                 self._next_check = now + CHECK_S
                 self._keeper.rotate([child.log for child in self._nursery.children.values()])
@@ -220,32 +219,32 @@ class Agent:
                 poller = self._make_poller()
 
     def _make_poller(self) -> zmq.Poller:
-        assert self._link.socket is not None and self._link.lifeline is not None
         poller = zmq.Poller()
-        poller.register(self._link.socket, zmq.POLLIN)
-        poller.register(self._link.lifeline.monitor, zmq.POLLIN)
+        poller.register(self._channel.socket, zmq.POLLIN)
+        poller.register(self._channel.monitor, zmq.POLLIN)
         poller.register(self._signal_read, zmq.POLLIN)
         if self._lease_fd is not None:
             poller.register(self._lease_fd, zmq.POLLIN)
-        self._joined = False
-        self._give_up = time.monotonic() + self._timeout_s
         return poller
 
     def _timeout_ms(self) -> int:
         times = [self._next_check, self._next_look, self._replaces_at()]
         if not self._joined:
             times.append(self._give_up)
-        if self._link.lifeline is not None and self._link.lifeline.gives_up_at is not None:
-            times.append(self._link.lifeline.gives_up_at)
+        times += [at for at in (self._gives_up_at, self._channel.next_at) if at is not None]
         return max(0, int((min(times) - time.monotonic()) * 1000) + 1)
 
-    def _see_to_connection(self, now: float) -> None:
-        assert self._link.lifeline is not None
-        if self._link.lifeline.read(now):
-            self._link.send(self._link.endpoint.hello())
+    @property
+    def _gives_up_at(self) -> float | None:
+        since = self._channel.broken_since
+        return since + self._away_s if since is not None and self._away_s else None
+
+    def _see_to_connection(self, now: float) -> bool:
+        """See to what has broken; return whether there is another socket."""
+        has_changed = self._channel.tend(now)
         if self._exit_code is not None:
-            return
-        gives_up_at = self._link.lifeline.gives_up_at
+            return has_changed
+        gives_up_at = self._gives_up_at
         if not self._joined and now > self._give_up:
             self._fail(
                 f"no answer from the controller at {self._link.endpoint.url} for "
@@ -255,6 +254,7 @@ class Agent:
         elif gives_up_at is not None and now > gives_up_at:
             self._fail(f"the controller has been gone for {self._away_s:g} s")
             self._is_abandoned = True
+        return has_changed
 
     def _replaces_at(self) -> float:
         """Return when the next engine is to be started; infinity for "not"."""
@@ -278,11 +278,12 @@ class Agent:
         """Do what a message from the controller asks for."""
         match message:
             case Welcome():
+                is_another = self._channel.answer(message.incarnation, message.received)
                 self._joined = True
                 self._heard_by = 0.0
-                for exited in self._unreported:
-                    self._link.send(exited)
-                self._unreported.clear()
+                if is_another:
+                    for exited in self._reports:
+                        self._channel.send(exited)
             case SignalEngines():
                 try:
                     self._nursery.signal(message.peers, message.signum)
@@ -291,12 +292,12 @@ class Agent:
             case KillRunning():
                 self._nursery.kill_running(message.peer, message.ranges)
             case EngineControl(action=DumpStacks()):
-                self._link.send(self._dump_stacks(message))
+                self._channel.send(self._dump_stacks(message))
             case Closing():
                 log.info("the controller closes: %s", message.reason)
                 self._exit_code = 0
             case Refused():
-                if self._joined:
+                if self._channel.is_attached:
                     log.error("the controller refused a message: %s", message.reason)
                 else:
                     self._fail(f"the controller refused this agent: {message.reason}")
@@ -339,10 +340,9 @@ class Agent:
         self._failed = self._failed or not (death.exit_code == 0 or death.was_forced)
         log.log(level, "engine process %d ended: %s", death.child.pid, death.notice)
         message = EngineExited(death.child.peer, death.exit_code, death.notice, death.running)
-        if self._joined:
-            self._link.send(message)
-        else:
-            self._unreported.append(message)
+        self._reports.append(message)
+        if self._link.is_open:
+            self._channel.send(message)
         if self._exit_code is None:
             self._plan_replacement(death)
 
@@ -355,11 +355,11 @@ class Agent:
             was_forced=death.was_forced,
         )
         if delay_s is not None:
-            if self._forks and self._joined:
+            if self._forks and self._channel.is_attached:
                 # A ROUTER does not know the sender any more of what it reads after the next
-                # connection of the same name: the report has to be read before that. The answer
-                # to one more hello says that it was.
-                self._link.send(self._link.endpoint.hello())
+                # connection of the same name; it would be sent again, but late. The answer to one
+                # more hello says that it was read.
+                self._channel.greet()
                 self._heard_by = time.monotonic() + HEARD_S
             self._due.append((time.monotonic() + delay_s, death.child.slot))
         elif self._respawn.policy != "never" and death.exit_code != 0 and not death.was_told:

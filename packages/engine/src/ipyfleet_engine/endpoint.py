@@ -21,6 +21,12 @@ from . import __version__
 
 LINGER_MS = 1000
 
+RECONNECT_IVL_MS = 3_600_000
+"""zmq shall not reconnect by itself: `channel` says why."""
+
+CONNECT_TIMEOUT_MS = 5000
+"""After which a host that does not answer is called anew."""
+
 
 class Endpoint(NamedTuple):
     """One peer's view of the controller.
@@ -46,8 +52,8 @@ class Endpoint(NamedTuple):
     wanted_id: int = -1
     heartbeat_s: float = 0.0
 
-    def hello(self) -> Hello:
-        """Return the first message of this peer."""
+    def hello(self, incarnation: bytes = b"", received: int = 0) -> Hello:
+        """Return the first message of this peer; for the arguments see `Hello`."""
         return Hello(
             version=PROTOCOL_VERSION,
             role=self.role,
@@ -61,18 +67,21 @@ class Endpoint(NamedTuple):
             packages=package_versions() if self.role == "engine" else {},
             agent=self.agent,
             wanted_id=self.wanted_id,
+            incarnation=incarnation,
+            received=received,
         )
 
-    def attach(self) -> Attach:
+    def attach(self, incarnation: bytes = b"", received: int = 0) -> Attach:
         """Return the first message on an engine's TASK and OUTPUT channels."""
-        return Attach(PROTOCOL_VERSION, self.instance)
+        return Attach(PROTOCOL_VERSION, self.instance, incarnation, received)
 
-    def connect(self, context: zmq.Context[Any], channel: Channel) -> zmq.Socket[bytes]:
-        """Return a DEALER, connected to the controller, for one channel of this peer."""
+    def make_socket(self, context: zmq.Context[Any], channel: Channel) -> zmq.Socket[bytes]:
+        """Return a DEALER for one channel of this peer, to be connected to `url`."""
         socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.IDENTITY, routing_id(self.peer, channel))
         socket.setsockopt(zmq.LINGER, LINGER_MS)
-        socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_IVL_MS)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
         # What tasks and results need is bounded by what the controller sends; nothing is dropped.
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
@@ -82,7 +91,6 @@ class Endpoint(NamedTuple):
             socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = (
                 key.encode() for key in self.keys
             )
-        socket.connect(self.url)
         return socket
 
     def _set_heartbeat(self, socket: zmq.Socket[bytes]) -> None:

@@ -22,14 +22,23 @@ import zmq
 from ipyfleet_protocol.blobs import BlobStore
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo
-from ipyfleet_protocol.ids import Channel, PeerId
-from ipyfleet_protocol.messages import AnyMessage, Closing, Refused, RunTasks, StartCall
+from ipyfleet_protocol.ids import PeerId
+from ipyfleet_protocol.messages import (
+    AnyMessage,
+    Attach,
+    Attached,
+    Closing,
+    Refused,
+    RunTasks,
+    Welcome,
+)
 from ipyfleet_protocol.namespace import set_namespace
 
 from .binding import Binding
 from .cache_dir import give_own_cache_dir
 from .capture import FdCapture
 from .channel import TaskChannel
+from .comms import CommDesk
 from .endpoint import make_endpoint
 from .interrupts import InterruptHandler, in_user_code
 from .link import EngineLink, State
@@ -156,20 +165,20 @@ class Engine:
             timeout_s=self._settings.timeout_s,
             away_s=self._settings.away_s,
             on_joined=self._begin,
+            on_break=self._renew_task_channel,
             on_leaving=self._stop_from_link,
             on_stop=self._note_stop,
             clear=self._clear_namespace,
+            on_comm=CommDesk(kernel, self._runner.visit).receive,
         )
         kernel.collector.on_first = self._link.arm_output
-        point = self._endpoint
-        socket = point.connect(context, Channel.TASK)
-        self._channel = TaskChannel(socket, self._handle)
+        self._channel = TaskChannel(
+            self._endpoint, self._greet, self._handle, loop=loop, on_readable=self._runner.pump
+        )
         self._runner.attach(self._channel)
         self._binding.attach_runner(self._runner.visit)
-        self._channel.send(point.attach())
+        self._channel.open(context)
         self._link.start(context)
-        loop.add_reader(self._channel.fd, self._runner.pump)
-        loop.call_soon(self._runner.pump)
 
     def _run_startup_code(self) -> None:
         settings = self._settings
@@ -195,10 +204,24 @@ class Engine:
         match message:
             case RunTasks():
                 self._runner.handle(message, frames)
+            case Attached():
+                self._runner.resume()
             case Closing():
                 self._link.leave(0)
             case Refused():
                 log.error("the controller refused a message: %s", message.reason)
+
+    def _greet(self, incarnation: bytes, received: int) -> Attach:
+        self._runner.note_new_channel()
+        return self._endpoint.attach(incarnation, received)
+
+    def _renew_task_channel(self) -> None:
+        """Have the main thread open TASK anew; in the second thread."""
+        self._loop.call_soon_threadsafe(self._reopen_task_channel)
+
+    def _reopen_task_channel(self) -> None:
+        if not self._runner.stopping:
+            self._channel.reopen()
 
     def _handle_sigterm(self, signum: int, frame: FrameType | None) -> None:
         # The second thread has read the signal from its pipe already, or will, and says goodbye.
@@ -248,8 +271,10 @@ class Engine:
         """Have the agent see that this end is no failure to be made good."""
         self._settings.mark.cell[1] = 1
 
-    def _begin(self, calls: list[StartCall]) -> None:
+    def _begin(self, welcome: Welcome) -> None:
         """Let tasks run, after what every engine is to call first; in the second thread."""
+        calls = welcome.start_calls
+        self._channel.adopt(welcome.incarnation)
 
         async def call_all() -> None:
             for call in calls:

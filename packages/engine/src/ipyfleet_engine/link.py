@@ -13,14 +13,19 @@ per second and not a wake-up per batch. Output that begins to wait does so too (
 is sent every 25 ms. The C-level signal handler writes signal numbers into the same pipe, so that
 SIGTERM is noticed whatever the main thread does.
 
-A connection that breaks is made again by zmq. Then the engine says hello again: a controller that
-has given it up answers with `Closing`, and the engine leaves.
+When CONTROL's connection breaks the thread opens it anew (`channel`) and says hello with all that
+the engine holds, should the controller have lost its memory; from there on TASK brings nothing in
+until the main thread has opened it anew, too, which may take as long as user code. Results go over
+CONTROL meanwhile. A controller that is another run of itself is sent all results again that their
+clients may not have. One that has given the engine up answers with `Closing`, and the engine
+leaves.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
+import math
 import os
 import signal
 import threading
@@ -35,12 +40,14 @@ from ipyfleet_protocol.messages import (
     AnyMessage,
     ClearNamespace,
     Closing,
+    CommMessage,
     ControlReply,
     DropTasks,
     DumpStacks,
     EngineControl,
     ErrorInfo,
     Goodbye,
+    Hello,
     KillRunning,
     Message,
     Output,
@@ -48,16 +55,15 @@ from ipyfleet_protocol.messages import (
     Recall,
     Recalled,
     Refused,
+    ResultsTaken,
     SendSignal,
-    StartCall,
     StopEngine,
     Welcome,
 )
 
-from .channel import receive_all, send
+from .channel import ReliableChannel
 from .endpoint import Endpoint
 from .interrupts import AIM_INTERVAL_S, InterruptHandler
-from .lifeline import Lifeline
 from .outcomes import DUE_S
 from .output import OutputCollector
 from .runner import TaskRunner
@@ -68,9 +74,14 @@ log = logging.getLogger("ipyfleet.engine")
 OUTPUT_INTERVAL_S = 0.025
 OUTPUT_MESSAGE_BYTES = 256 * 1024
 OUTPUT_QUEUE_MESSAGES = 32
+OUTPUT_LINGER_MS = 200
 ARMED_FOR_S = 0.1
 LEAVE_GRACE_S = 1.0
 LAST_WORDS_S = 0.05
+
+TELL_AGAIN_S = 0.2
+"""How long TASK may be away, after CONTROL is back, before results that were sent over it are sent
+again over CONTROL; those that had arrived are dropped over there."""
 
 
 class State(enum.Enum):
@@ -98,10 +109,12 @@ class EngineLink:
         interrupts: InterruptHandler,
         timeout_s: float,
         away_s: float = 0.0,
-        on_joined: Callable[[list[StartCall]], None],
+        on_joined: Callable[[Welcome], None],
+        on_break: Callable[[], None],
         on_leaving: Callable[[], None],
         on_stop: Callable[[], None],
         clear: Callable[[], None],
+        on_comm: Callable[[CommMessage, Sequence[Frame]], None],
     ) -> None:
         """Make a link; `start` connects it.
 
@@ -112,11 +125,12 @@ class EngineLink:
             interrupts: interrupts tasks that are cancelled while they run.
             timeout_s: how long to wait for the controller's welcome.
             away_s: how long the controller may be gone later on; 0 for "for ever".
-            on_joined: called in the second thread when the engine has joined, with what is to be
-                called first; lets tasks run.
+            on_joined: called in the second thread when the engine has joined; lets tasks run.
+            on_break: called in the second thread when TASK is to be opened anew.
             on_stop: called in the second thread when the engine is told to stop.
             on_leaving: called in the second thread when the main thread is to stop.
             clear: resets the namespace; called in the main thread.
+            on_comm: called in the second thread with what a widget's front end says.
         """
         self.state = State.JOINING
         self.exit_code = 0
@@ -126,11 +140,13 @@ class EngineLink:
         self._away_s = away_s
         self._on_joined = on_joined
         self._on_stop = on_stop
-        self._lifeline: Lifeline
+        self._on_break = on_break
+        self._tell_again_at: float | None = None
         self._runner = runner
         self._collector = collector
         self._on_leaving = on_leaving
         self._clear = clear
+        self._on_comm = on_comm
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -141,18 +157,21 @@ class EngineLink:
         self._held_output: tuple[Output, list[Frame]] | None = None
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ipyfleet-link", daemon=True)
-        self._control: zmq.Socket[bytes]
-        self._output: zmq.Socket[bytes]
+        self._control = ReliableChannel(endpoint, Channel.CONTROL, self._greet, self.handle)
+        self._output = ReliableChannel(
+            endpoint,
+            Channel.OUTPUT,
+            endpoint.attach,
+            self._handle_output,
+            queue_messages=OUTPUT_QUEUE_MESSAGES,
+        )
 
     # -- called by the main thread ------------------------------------------------------------
 
     def start(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Connect the sockets and start the thread; the wake-up pipe gets signals from now on."""
-        point = self._endpoint
-        self._control = point.connect(context, Channel.CONTROL)
-        self._output = point.connect(context, Channel.OUTPUT)
-        self._output.setsockopt(zmq.SNDHWM, OUTPUT_QUEUE_MESSAGES)
-        self._output.setsockopt(zmq.LINGER, 200)
+        self._control.open(context)
+        self._output.open(context)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._thread.start()
 
@@ -204,56 +223,83 @@ class EngineLink:
             os._exit(70)
 
     def _serve(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._control, zmq.POLLIN)
-        poller.register(self._wake_read, zmq.POLLIN)
-        self._lifeline = Lifeline(self._control, self._away_s)
-        poller.register(self._lifeline.monitor, zmq.POLLIN)
-        send(self._control, self._endpoint.hello())
-        send(self._output, self._endpoint.attach())
+        poller = self._make_poller()
         give_up = time.monotonic() + self._timeout_s
         results_seen = 0.0
         while self.state is not State.LEAVING:
             poller.poll(self._timeout_ms(give_up))
             self._read_wakeups()
-            receive_all(self._control, self.handle)
+            self._control.receive()
+            self._output.receive()
             self._send_replies()
             now = time.monotonic()
-            if self._results_armed:
+            if self._results_armed and self._control.is_attached:
                 results_seen = self._send_due(now, results_seen)
-            if self._output_armed:
+            if self._output_armed and self._output.is_attached:
                 self._send_due_output(now)
             if self._interrupts.aim >= 0:
                 self._interrupts.follow_up(self._runner.queue.last_claimed)
-            self._see_to_connection(now)
+            if self._see_to_connections(now):
+                poller = self._make_poller()
             if self.state is State.JOINING and now > give_up:
                 self._fail(
                     f"the controller at {self._endpoint.url} has not answered for "
                     f"{self._timeout_s:.0f} s"
                 )
-        self._lifeline.close()
         self._say_goodbye()
 
-    def _see_to_connection(self, now: float) -> None:
-        if self._lifeline.read(now):
-            send(self._control, self._endpoint.hello())
-        give_up = self._lifeline.gives_up_at
-        if give_up is not None and now > give_up and self.state is State.JOINED:
+    def _make_poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        poller.register(self._wake_read, zmq.POLLIN)
+        for channel in (self._control, self._output):
+            poller.register(channel.socket, zmq.POLLIN)
+            poller.register(channel.monitor, zmq.POLLIN)
+        return poller
+
+    def _see_to_connections(self, now: float) -> bool:
+        """See to what has broken; return whether there is another socket."""
+        has_changed = self._control.tend(now)
+        has_changed |= self._output.tend(now)
+        gives_up_at = self._gives_up_at
+        if gives_up_at is not None and now > gives_up_at:
             self._fail(f"the controller has been gone for {self._away_s:g} s")
+        if self._tell_again_at is not None and now >= self._tell_again_at:
+            self._tell_again_at = None
+            if self._runner.is_suspended and self._control.is_attached:
+                self._send_kept()
+        return has_changed
+
+    @property
+    def _gives_up_at(self) -> float | None:
+        since = self._control.broken_since
+        if since is None or not self._away_s or self.state is not State.JOINED:
+            return None
+        return since + self._away_s
+
+    def _greet(self, incarnation: bytes, received: int) -> Hello:
+        hello = self._endpoint.hello(incarnation, received)
+        if incarnation:
+            hello.wanted_id = self._runner.outcomes.engine_id
+            hello.held, hello.next_ordinal, is_new = self._runner.suspend()
+            if is_new:
+                self._on_break()
+        return hello
 
     def _timeout_ms(self, give_up: float) -> int | None:
-        if self._results_armed:
+        if self._results_armed and self._control.is_attached:
             return int(DUE_S * 1000)
-        if self._output_armed:
-            return max(1, int((self._output_due - time.monotonic()) * 1000) + 1)
+        times = [
+            self._control.next_at,
+            self._output.next_at,
+            self._tell_again_at,
+            give_up if self.state is State.JOINING else self._gives_up_at,
+        ]
+        if self._output_armed and self._output.is_attached:
+            times.append(self._output_due)
         if self._interrupts.aim >= 0:
-            return int(AIM_INTERVAL_S * 1000)
-        if self.state is not State.JOINING:
-            gives_up_at = self._lifeline.gives_up_at
-            if gives_up_at is None:
-                return None
-            give_up = gives_up_at
-        return max(1, int((give_up - time.monotonic()) * 1000) + 1)
+            times.append(time.monotonic() + AIM_INTERVAL_S)
+        due = [at for at in times if at is not None]
+        return max(1, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
 
     def _read_wakeups(self) -> None:
         try:
@@ -270,34 +316,65 @@ class EngineLink:
     def handle(self, message: AnyMessage, frames: Sequence[Frame] = ()) -> None:
         """Do what a message on CONTROL asks for."""
         match message:
-            case Welcome() if self.state is State.JOINING:
-                self._runner.outcomes.engine_id = message.engine_id
-                self.state = State.JOINED
-                self._on_joined(message.start_calls)
-                log.info("joined as engine %d", message.engine_id)
+            case Welcome():
+                self._welcome(message)
             case Recall():
                 given = self._runner.queue.recall(message.first, message.last)
-                send(self._control, Recalled(*given))
+                self._control.send(Recalled(*given))
+            case ResultsTaken():
+                self._runner.outcomes.taken(message.client, message.number)
             case DropTasks():
                 self._drop(message)
             case KillRunning():
                 self._kill_running(message)
             case EngineControl():
                 self._handle_control(message)
+            case CommMessage():
+                self._on_comm(message, frames)
             case Closing():
                 log.info("the controller closes: %s", message.reason)
                 self.leave(0)
             case Refused():
-                if self.state is State.JOINING:
+                if not self._control.is_attached:
                     self._fail(f"the controller refused this engine: {message.reason}")
                 else:
                     log.error("the controller refused a message: %s", message.reason)
+
+    def _handle_output(self, message: AnyMessage, frames: Sequence[Frame] = ()) -> None:
+        if isinstance(message, Refused):
+            # What this means for the engine is said over CONTROL.
+            log.error("the controller refused output: %s", message.reason)
+
+    def _welcome(self, message: Welcome) -> None:
+        is_another = self._control.answer(message.incarnation, message.received)
+        outcomes = self._runner.outcomes
+        if self.state is State.JOINING:
+            outcomes.engine_id = message.engine_id
+            if message.incarnation:
+                self._output.adopt(message.incarnation)
+                outcomes.keep()
+            self.state = State.JOINED
+            self._on_joined(message)
+            log.info("joined as engine %d", message.engine_id)
+            for warning in message.warnings:
+                log.warning("%s", warning)
+        elif is_another:
+            log.warning("the controller was started again; engine %d goes on", message.engine_id)
+            outcomes.engine_id = message.engine_id
+            self._send_kept()
+        else:
+            log.info("connected again")
+            self._tell_again_at = time.monotonic() + TELL_AGAIN_S
+
+    def _send_kept(self) -> None:
+        for message, frames in self._runner.outcomes.kept():
+            self._control.send(message, frames)
 
     def _handle_control(self, message: EngineControl) -> None:
         reply = ControlReply(message.client, message.request, self._runner.outcomes.engine_id)
         match message.action:
             case PingEngine():
-                send(self._control, reply)
+                self._control.send(reply)
             case ClearNamespace():
                 self._runner.when_idle(lambda: self._clear_and_reply(reply))
             case SendSignal(signum=signum):
@@ -305,19 +382,19 @@ class EngineLink:
                     os.kill(os.getpid(), signum)
                 except (OSError, ValueError) as error:
                     reply.error = self._error(error)
-                send(self._control, reply)
+                self._control.send(reply)
             case DumpStacks():
                 reply.content = format_stacks().encode()
-                send(self._control, reply)
+                self._control.send(reply)
             case StopEngine():
                 self._on_stop()
-                send(self._control, reply)
+                self._control.send(reply)
                 self.leave(0)
 
     def _drop(self, message: DropTasks) -> None:
         dropped = self._runner.queue.drop(message.ranges)
         if dropped:
-            send(self._control, *self._runner.outcomes.never_run(message.client, dropped))
+            self._control.send(*self._runner.outcomes.never_run(message.client, dropped))
         if message.interrupt:
             last = self._runner.queue.last_claimed
             if any(piece.ordinal <= last < piece.ordinal + piece.count for piece in message.ranges):
@@ -329,8 +406,8 @@ class EngineLink:
         if any(piece.ordinal <= running < piece.ordinal + piece.count for piece in message.ranges):
             log.critical("killed, because the task that runs was cancelled by force")
             self._send_output()
-            for outgoing, frames in self._runner.outcomes.take():
-                send(self._control, outgoing, frames)
+            for outgoing, frames in self._runner.outcomes.take_due(math.inf)[0]:
+                self._control.send(outgoing, frames)
             time.sleep(LAST_WORDS_S)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -360,13 +437,13 @@ class EngineLink:
 
     def _send_replies(self) -> None:
         while self._replies:
-            send(self._control, self._replies.pop(0))
+            self._control.send(self._replies.pop(0))
 
     def _send_due(self, now: float, seen: float) -> float:
         """Send results that are due; disarm when none has waited for a while."""
         outgoing, waiting = self._runner.outcomes.take_due(now)
         for message, frames in outgoing:
-            send(self._control, message, frames)
+            self._control.send(message, frames)
         if waiting:
             return now
         if now - seen > ARMED_FOR_S:
@@ -401,7 +478,7 @@ class EngineLink:
                 waiting = [self._held_output]
             for position, (message, frames) in enumerate(waiting):
                 try:
-                    send(self._output, message, frames)
+                    self._output.send(message, frames)
                 except zmq.Again:
                     self._hold(waiting[position:])
                     self._output_armed = True
@@ -413,7 +490,7 @@ class EngineLink:
         self._held_output = waiting[0]
         for message, frames in waiting[1:]:
             # CONTROL has no bound; what goes there is at most one drain.
-            send(self._control, message, frames)
+            self._control.send(message, frames)
 
     def _say_goodbye(self) -> None:
         self._on_leaving()
@@ -421,13 +498,18 @@ class EngineLink:
         # The main thread stops first, if it can, so that its last results precede the goodbye.
         if not self._left.wait(LEAVE_GRACE_S):
             log.warning("user code does not stop; the engine exits")
-            send(self._control, message)
+            self._control.send(message)
             self._control.close()
             self._output.close(0)
             # zmq says nothing of what has left, and its context cannot end: TASK is still open.
             time.sleep(LAST_WORDS_S)
             os._exit(self.exit_code)
-        self._send_output()
-        send(self._control, message)
+        if self._control.is_attached:
+            # What the main thread could not send.
+            for outgoing, frames in self._runner.outcomes.take_due(math.inf)[0]:
+                self._control.send(outgoing, frames)
+        if self._output.is_attached:
+            self._send_output()
+        self._control.send(message)
         self._control.close()
-        self._output.close()
+        self._output.close(OUTPUT_LINGER_MS)

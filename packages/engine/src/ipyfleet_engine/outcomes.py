@@ -5,6 +5,9 @@ into results and holds them. What must not: sockets, the queue, user code (but f
 error calls).
 
 The main thread adds, the main thread and the second thread take; one lock guards what waits.
+What was taken is kept until the client has it (`kept`). While the main thread's channel is not
+attached only the second thread takes: what it tells a controller of, and sends it again, must be
+all there is.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ from ipyfleet_protocol.blobs import BLOB_MIN_BYTES, BlobStore
 from ipyfleet_protocol.codec import encode_part
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import info_from_exception
-from ipyfleet_protocol.messages import ABORTED, FAILED, ErrorInfo, PlacedRange
+from ipyfleet_protocol.messages import ABORTED, FAILED, UNMET, ErrorInfo, HeldTasks, PlacedRange
 
 from .ipykernel_hooks import TracebackRenderer
+from .kept import KeptResults
 from .kernel import FleetKernel
 from .output import OutputCollector, TaskOutput
 from .results import Outgoing, ResultBuffer, cancelled_results
@@ -72,6 +76,7 @@ class Outcomes:
         self._lock = threading.Lock()
         self._results = ResultBuffer()
         self._oldest = 0.0
+        self._is_suspended = False
 
     @property
     def engine_id(self) -> int:
@@ -99,9 +104,9 @@ class Outcomes:
     # -- what waits ---------------------------------------------------------------------------
 
     def take(self) -> list[Outgoing]:
-        """Return all that waits, as messages."""
+        """Return all that waits, as messages; for the main thread: nothing while suspended."""
         with self._lock:
-            return self._results.take()
+            return [] if self._is_suspended else self._results.take()
 
     def take_due(self, now: float) -> tuple[list[Outgoing], bool]:
         """Return results that have waited too long, and whether any wait; for the second thread."""
@@ -112,6 +117,40 @@ class Outcomes:
                 return [], True
             return self._results.take(), True
 
+    # -- after a break ------------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """Keep from now on what is taken, until `taken`."""
+        with self._lock:
+            self._results.kept = self._results.kept or KeptResults()
+
+    def taken(self, client: bytes, number: int) -> None:
+        """A client has its results up to `number`."""
+        with self._lock:
+            if self._results.kept is not None:
+                self._results.kept.taken(client, number)
+
+    def kept(self) -> list[Outgoing]:
+        """Return the messages with results that their clients may not have."""
+        with self._lock:
+            kept = self._results.kept
+            return [] if kept is None else [(m, list(frames)) for m, frames in kept.messages()]
+
+    def suspend(self) -> tuple[list[HeldTasks], int]:
+        """Give the main thread nothing from now on; return what is held here.
+
+        Returns:
+            The tasks whose results wait or are kept, and the ordinal of the task that ended last.
+        """
+        with self._lock:
+            self._is_suspended = True
+            return self._results.held()
+
+    def resume(self) -> None:
+        """Give the main thread results again."""
+        with self._lock:
+            self._is_suspended = False
+
     # -- how a task ends ----------------------------------------------------------------------
 
     def finish(
@@ -121,7 +160,7 @@ class Outcomes:
 
         Args:
             task: which.
-            status: `OK`, `FAILED` or `ABORTED`.
+            status: `OK`, `FAILED`, `ABORTED` or `UNMET`.
             pickle, buffers: the payload.
         """
         # NaN is unlike itself: a task that never started does not complete either.
@@ -159,6 +198,9 @@ class Outcomes:
 
     def fail(self, task: RunningTask, error: BaseException) -> None:
         """End a task by what it has raised, whatever that is."""
+        self._end_by(task, error, FAILED)
+
+    def _end_by(self, task: RunningTask, error: BaseException, status: int) -> None:
         try:
             info = self._info(task, error, self._renderer.render(error))
         except Exception as trouble:
@@ -169,7 +211,12 @@ class Outcomes:
             info = self._plain_info(task, name, note, [note])
         # The traceback refers to the frames of user code, and so to all that they held.
         error.__traceback__ = None
-        self.finish(task, FAILED, encode_part(info))
+        self.finish(task, status, encode_part(info))
+
+    def turn_down(self, task: RunningTask, error: BaseException) -> None:
+        """End a task that needs what this engine has not, to be tried elsewhere."""
+        self._collector.discard(task)
+        self._end_by(task, error, UNMET)
 
     def fail_execute(self, task: RunningTask, reply: dict[str, Any]) -> None:
         """End an `execute` by the error that the kernel's reply tells of."""
@@ -207,7 +254,9 @@ class Outcomes:
             "TaskAborted", reason, [f"TaskAborted: {reason}"], self.engine_id, self.engine_uuid
         )
         info.own = True
-        return cancelled_results(client, self.engine_id, encode_part(info), ranges)
+        message, frames = cancelled_results(client, self.engine_id, encode_part(info), ranges)
+        with self._lock:
+            return self._results.number(message, frames)
 
     def _info(self, task: RunningTask, error: BaseException, lines: list[str]) -> ErrorInfo:
         return info_from_exception(

@@ -14,6 +14,7 @@ from ipyfleet_protocol.columns import Frame, PayloadWriter, float64_column, uint
 from ipyfleet_protocol.messages import (
     ABORTED,
     Columns,
+    HeldTasks,
     Message,
     Output,
     PlacedRange,
@@ -21,6 +22,7 @@ from ipyfleet_protocol.messages import (
     ResultSlice,
 )
 
+from .kept import KeptResults, joined
 from .output import OutputBatch
 from .tasks import QueuedSlice
 
@@ -73,11 +75,21 @@ class _Run:
 
 
 class ResultBuffer:
-    """Collects results and the output that belongs to them until they are sent."""
+    """Collects results and the output that belongs to them until they are sent.
+
+    Attributes:
+        engine_id: where they come from.
+        n_bytes: of their payloads.
+        kept: what was sent and may have to be sent again; None to keep nothing.
+        last_ended: the ordinal of the last task whose result was taken; -1 before the first.
+    """
 
     def __init__(self, engine_id: int = -1) -> None:
         self.engine_id = engine_id
         self.n_bytes = 0
+        self.kept: KeptResults | None = None
+        self.last_ended = -1
+        self._number = 0
         self._runs: dict[bytes, list[_Run]] = {}
         self._last: _Run | None = None
         self._last_client = b""
@@ -100,7 +112,7 @@ class ResultBuffer:
 
         Args:
             piece, index: the task.
-            status: `OK`, `FAILED` or `ABORTED`.
+            status: `OK`, `FAILED`, `ABORTED` or `UNMET`.
             times: when it started and when it completed.
             n_outputs: number of output items that it published.
             pickle, buffers: the payload, as for `PayloadWriter.append`.
@@ -148,17 +160,41 @@ class ResultBuffer:
                 piece, parts = run.finish()
                 slices.append(piece)
                 frames += parts
-            out.append((Results(client, self.engine_id, slices), frames))
+            out.append(self.number(Results(client, self.engine_id, slices), frames))
+        self.last_ended = self._find_last()
         self._runs = {}
         self._last = None
         self._outputs = []
         self.n_bytes = 0
         return out
 
+    def number(self, message: Results, frames: list[Frame]) -> Outgoing:
+        """Number a message of results that is about to be sent, and keep it."""
+        self._number += 1
+        message.number = self._number
+        if self.kept is not None:
+            self.kept.add(message, frames)
+        return message, frames
+
+    def held(self) -> tuple[list[HeldTasks], int]:
+        """Return the tasks whose results are here or kept, and the last one that has ended."""
+        tasks = [
+            HeldTasks(client, run.first, len(run.status), run.ordinal, run.attempt)
+            for client, runs in self._runs.items()
+            for run in runs
+        ]
+        if self.kept is not None:
+            tasks += self.kept.tasks()
+        return joined(tasks), self._find_last()
+
+    def _find_last(self) -> int:
+        run = self._last
+        return self.last_ended if run is None else run.ordinal + len(run.status) - 1
+
 
 def cancelled_results(
     client: bytes, engine_id: int, info: bytes, ranges: Sequence[PlacedRange]
-) -> Outgoing:
+) -> tuple[Results, list[Frame]]:
     """Return results of tasks that have never run.
 
     Args:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -32,16 +33,19 @@ from typing import Any, Protocol
 from ipyfleet_protocol.blobs import BlobStore, map_blob
 from ipyfleet_protocol.codec import decode_part, encode_part, split
 from ipyfleet_protocol.columns import Frame, Payloads
+from ipyfleet_protocol.errors import is_unmet
 from ipyfleet_protocol.messages import (
     OK,
     BlobHandle,
     ExecuteInfo,
+    HeldTasks,
     Message,
     RunTasks,
 )
 
 from .functions import FunctionCache, planted
 from .interrupts import InterruptHandler
+from .kept import after, joined
 from .kernel import FleetKernel
 from .mark import IDLE, RunningMark
 from .outcomes import Outcomes, RunningTask
@@ -63,6 +67,10 @@ Visit = Callable[[], Coroutine[Any, Any, None]]
 class Sender(Protocol):
     """What the runner needs of the TASK channel."""
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether what is sent leaves."""
+
     def send(self, message: Message, frames: Sequence[Frame] = ()) -> None:
         """Send a message."""
 
@@ -77,6 +85,7 @@ class TaskRunner:
         queue: tasks that wait; the second thread recalls and drops there.
         outcomes: tasks that have ended and wait to be sent.
         on_waiting_results: called when results wait while a task begins; arms the second thread.
+        is_suspended: neither tasks nor results pass over TASK, since the connection broke.
     """
 
     def __init__(
@@ -94,6 +103,7 @@ class TaskRunner:
         self.outcomes = Outcomes(kernel, blobs, host)
         self.on_waiting_results = on_waiting_results
         self.stopping = False
+        self.is_suspended = False
         self._kernel = kernel
         self._namespace: dict[str, Any] = kernel.namespace
         self._collector: OutputCollector = kernel.collector
@@ -108,6 +118,9 @@ class TaskRunner:
         self._context = contextvars.copy_context()
         self._is_open = False
         self._busy = False
+        self._lock = threading.Lock()
+        self._suspensions = 0
+        self._answers = 0
         self._deferred: list[Callable[[], None]] = []
         self._visits: deque[Visit] = deque()
 
@@ -127,12 +140,46 @@ class TaskRunner:
 
         Raises:
             ProtocolError: if its frames are not what it announces; nothing is queued then.
+            Suspended: it came over a connection that is given up; nothing is queued.
         """
+        pieces = []
         for info, parts in zip(message.slices, split(message, frames), strict=True):
             piece = QueuedSlice(info, Payloads(info.columns, parts.payload))
             if info.function is not None:
                 piece.known = self._functions.learn(info.function, parts.function)
-            self.queue.append(piece)
+            pieces.append(piece)
+        self.queue.extend(pieces)
+
+    def suspend(self) -> tuple[list[HeldTasks], int, bool]:
+        """Take no tasks and hand over no results over TASK until `resume`; in the second thread.
+
+        What runs goes on, and so does what waits here.
+
+        Returns:
+            The tasks that are held, the first ordinal that has not been seen, and whether this is
+            new: then the main thread is to open TASK anew.
+        """
+        with self._lock:
+            is_new = not self.is_suspended
+            self.is_suspended = True
+            self._suspensions += is_new
+            # In the order in which a task moves, so that none is missed.
+            queued, next_ordinal = self.queue.suspend()
+            ended, last = self.outcomes.suspend()
+        return joined([*after(queued, last), *ended]), next_ordinal, is_new
+
+    def note_new_channel(self) -> None:
+        """TASK is being opened anew: what it brings comes after what `suspend` has told."""
+        with self._lock:
+            self._answers = self._suspensions
+
+    def resume(self) -> None:
+        """TASK is attached: take tasks in again, unless it was suspended since it was opened."""
+        with self._lock:
+            if self._answers == self._suspensions:
+                self.queue.resume()
+                self.outcomes.resume()
+                self.is_suspended = False
 
     def open(self, first: Visit | None = None) -> None:
         """Let tasks run from now on, after `first`; from any thread, when the engine has joined."""
@@ -186,9 +233,8 @@ class TaskRunner:
             if claim is None:
                 if channel.receive():
                     continue
-                if self.outcomes:
-                    self.flush()
-                    # Sending may have used up the socket's signal that something is there.
+                # Sending may use up the socket's signal that something is there.
+                if self.outcomes and self.flush():
                     continue
                 return False
             piece, index, fate = claim
@@ -217,12 +263,16 @@ class TaskRunner:
         else:
             self.on_waiting_results()
 
-    def flush(self) -> None:
-        """Send what has ended."""
+    def flush(self) -> bool:
+        """Send what has ended; False if that cannot be now, and the second thread is to do it."""
         assert self._channel is not None
-        for message, frames in self.outcomes.take():
+        outgoing = self.outcomes.take() if self._channel.is_attached else []
+        for message, frames in outgoing:
             self._channel.send(message, frames)
         self._last_send = time.monotonic()
+        if not outgoing and self.outcomes:
+            self.on_waiting_results()
+        return bool(outgoing)
 
     # -- apply and map ------------------------------------------------------------------------
 
@@ -254,9 +304,14 @@ class TaskRunner:
         return True
 
     def _fail(self, task: RunningTask, error: BaseException) -> None:
-        """End a task by what it has raised, or as cancelled if that is why it raised."""
+        """End a task by what it has raised, or as cancelled if that is why it raised.
+
+        Or, where the controller can try other engines, as not for this one.
+        """
         if self._was_cancelled(task):
             self.outcomes.abort(task, error)
+        elif task.piece.info.balanced and is_unmet(error):
+            self.outcomes.turn_down(task, error)
         else:
             self.outcomes.fail(task, error)
 

@@ -7,6 +7,10 @@ thread, on the controller's behalf, recalls tasks (the controller places them el
 is reported of them but the range) and drops tasks (it reports them as cancelled). Both may name
 tasks that the main thread has not read from its socket yet: they are recognised by ordinal when
 they arrive. The lock makes each task either claimed or taken back, never both.
+
+When the second thread tells a controller what the engine holds, nothing may come in afterwards that
+it has not told of: `suspend` says what is there and closes the queue, until the main thread has a
+new connection and calls `resume`.
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ from __future__ import annotations
 import enum
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ipyfleet_protocol.columns import Payloads
-from ipyfleet_protocol.messages import Function, PlacedRange, TaskSlice
+from ipyfleet_protocol.messages import Function, HeldTasks, PlacedRange, TaskSlice
 
 from .functions import KnownFunction
+from .kept import without
 
 
 class Fate(enum.Enum):
@@ -28,6 +33,10 @@ class Fate(enum.Enum):
     RUN = "run"
     ABORTED = "aborted"
     """An `execute` before it, of the same client, failed."""
+
+
+class Suspended(Exception):
+    """Tasks were not taken, because they came over a connection that is given up."""
 
 
 class QueuedSlice:
@@ -71,11 +80,54 @@ class TaskQueue:
         self._slices: deque[QueuedSlice] = deque()
         self._next_ordinal = 0
         self._recalled: list[tuple[int, int]] = []
+        self._next_arrival = 0
+        self._is_suspended = False
 
     def append(self, piece: QueuedSlice) -> None:
-        """Add a slice that has arrived."""
+        """Add a slice that has arrived; see `extend`."""
+        self.extend((piece,))
+
+    def extend(self, pieces: Sequence[QueuedSlice]) -> None:
+        """Add the slices of a message that has arrived.
+
+        Raises:
+            Suspended: the message came too late; nothing is added.
+        """
         with self._lock:
-            self._slices.append(piece)
+            if self._is_suspended:
+                raise Suspended
+            self._slices.extend(pieces)
+            for piece in pieces:
+                self._next_arrival = piece.info.ordinal + piece.info.count
+
+    def suspend(self) -> tuple[list[HeldTasks], int]:
+        """Take nothing in from now on; return what is here, and the first ordinal not seen yet.
+
+        The task that was claimed last is among them: it may be running.
+        """
+        with self._lock:
+            self._is_suspended = True
+            held = []
+            for piece in self._slices:
+                skip = max(0, piece.position - 1)
+                info = piece.info
+                if skip < info.count:
+                    held.append(
+                        HeldTasks(
+                            info.client,
+                            info.first + skip,
+                            info.count - skip,
+                            info.ordinal + skip,
+                            info.attempt,
+                        )
+                    )
+            ends = [last + 1 for _, last in self._recalled]
+            return without(held, self._recalled), max([self._next_arrival, *ends])
+
+    def resume(self) -> None:
+        """Take tasks in again."""
+        with self._lock:
+            self._is_suspended = False
 
     def claim(self) -> Claim | None:
         """Return the next task, which from now on counts as started; None if nothing is here."""
