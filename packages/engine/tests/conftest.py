@@ -226,6 +226,7 @@ class FakeController:
         silent: bool = False,
         host: str = "",
         client: PeerId = CLIENT,
+        balanced: bool = False,
     ) -> list[int]:
         """Place tasks at an engine; returns their seqs. `function` may be a bare header."""
         writer = PayloadWriter()
@@ -248,7 +249,18 @@ class FakeController:
         ordinal = self._next_ordinal.get(peer, 0)
         self._next_ordinal[peer] = ordinal + count
         piece = m.TaskSlice(
-            client, first, count, 0, ordinal, method, silent, False, host, header, columns
+            client,
+            first,
+            count,
+            attempt=0,
+            ordinal=ordinal,
+            method=method,
+            silent=silent,
+            shared=False,
+            host=host,
+            function=header,
+            columns=columns,
+            balanced=balanced,
         )
         self.send(peer, Channel.TASK, m.RunTasks([piece]), frames)
         return list(range(first, first + count))

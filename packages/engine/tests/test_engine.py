@@ -602,3 +602,42 @@ def test_an_error_payload_can_be_read_without_unpickling(shared: Any) -> None:
     ended = shared.apply(shared.engine, _raise, ValueError(1))
     assert isinstance(decode_part(ended.pickle, m.ErrorInfo), m.ErrorInfo)
     assert encode_part(ended.error) == ended.pickle
+
+
+# -- what another engine may have -------------------------------------------------------------
+
+
+def raise_unmet(text: str) -> None:
+    """Say that this engine will not do, after some output."""
+    from ipyfleet_protocol.errors import UnmetDependency
+
+    print("dropped with the attempt")
+    raise UnmetDependency(text)
+
+
+async def raise_unmet_later(text: str) -> None:
+    """Likewise, in a coroutine."""
+    raise_unmet(text)
+
+
+@pytest.mark.parametrize("function", [raise_unmet, raise_unmet_later])
+def test_balanced_tasks_are_turned_down(shared: Any, function: Any) -> None:
+    """A balanced task that raises UnmetDependency ends as unmet, and what it printed is dropped."""
+    seqs = shared.run(shared.engine, "apply", [(("no gpu",), {})], function, balanced=True)
+    seqs += shared.run(shared.engine, "apply", [((-1,), {})], abs, balanced=True)
+    unmet, other = shared.results(seqs)
+    assert (unmet.status, other.status) == (m.UNMET, m.OK)
+    info = unmet.error
+    assert (info.ename, info.evalue, info.own) == ("UnmetDependency", "no gpu", True)
+    assert unmet.n_outputs == 0
+    assert seqs[0] not in shared.outputs
+
+
+def test_direct_tasks_fail_with_what_is_unmet(shared: Any) -> None:
+    """A direct task that raises UnmetDependency fails with it, and keeps its output."""
+    ended = shared.apply(shared.engine, raise_unmet, "no gpu")
+    assert ended.status == m.FAILED
+    info = ended.error
+    assert (info.ename, info.own) == ("UnmetDependency", True)
+    assert "raise_unmet" in "".join(info.traceback)
+    assert shared.text(ended.seq) == "dropped with the attempt\n"

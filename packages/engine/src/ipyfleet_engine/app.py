@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from traitlets import Any as AnyTrait
 from traitlets import Bool, Enum, Float, Int, Unicode
-from traitlets.config import Application
+from traitlets.config import Application, Config
 
 from ipyfleet_protocol import paths
 from ipyfleet_protocol.connection import ConnectionInfo, load_connection_file
@@ -30,6 +30,7 @@ from . import __version__
 from .mark import RunningMark
 from .process import cap_native_threads, die_with_parent
 from .ranks import NO_RANK, Rank, find_rank
+from .resources import Resources, format_resources
 from .respawn import POLICIES, Respawn
 from .stacks import write_on_signal
 
@@ -113,6 +114,10 @@ class IPEngineApp(Application):
     startup_command = Unicode("", help="Code to run in each engine's namespace first.").tag(
         config=True
     )
+    resources = Resources(
+        help="What each engine has that tasks may need, such as gpu=1,mem=16; tasks of a view with "
+        "view.resources = {'gpu': 1} run only where there is as much. A name alone has amount 1."
+    ).tag(config=True)
     kernel = AnyTrait(help="The engine's kernel; GUI event loops look for it here.")
 
     aliases = {  # noqa: RUF012 - as traitlets has it
@@ -125,6 +130,7 @@ class IPEngineApp(Application):
         "lease-fd": "IPEngineApp.lease_fd",
         "log-level": "Application.log_level",
         "timeout": "IPEngineApp.timeout",
+        "resources": "IPEngineApp.resources",
         "controller-timeout": "IPEngineApp.controller_timeout",
         "respawn": "IPEngineApp.respawn",
         "startup-script": "IPEngineApp.startup_script",
@@ -152,9 +158,16 @@ class IPEngineApp(Application):
     }
 
     def initialize(self, argv: list[str] | None = None) -> None:
-        """Read the command line and the profile's ``ipengine_config.py``."""
+        """Read the command line and the profile's ``ipengine_config.py``.
+
+        There ``c.IPEngine``, the name that users know, means ``c.IPEngineApp``.
+        """
         self.parse_command_line(argv)
         self.load_config_file("ipengine_config", path=[str(self.profile_path)])
+        if "IPEngine" in self.config:
+            config = Config({"IPEngineApp": self.config.IPEngine})
+            config.merge(self.config)
+            self.update_config(config)
 
     @property
     def profile_path(self) -> Path:
@@ -224,6 +237,7 @@ class IPEngineApp(Application):
             # An engine that has an agent ends with it.
             away_s=0.0 if agent else self.controller_timeout,
             names={} if place is None else {"mpi_rank": place.rank, "mpi_size": place.size},
+            resources=self.resources,
         )
         return run_engine(settings, self.kernel)
 
@@ -297,6 +311,7 @@ class IPEngineApp(Application):
             f"--output-max-bytes={self.output_max_bytes}",
             f"--startup-script={self.startup_script}",
             f"--startup-command={self.startup_command}",
+            f"--resources={format_resources(self.resources)}",
         ]
 
         def environ(peer: PeerId, mark_fd: int, stacks_fd: int) -> Mapping[str, str]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import socket as sockets
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import zmq
@@ -40,6 +42,7 @@ class Endpoint(NamedTuple):
         agent: for an engine: the agent that started it, or empty.
         wanted_id: for an engine: the engine id that it asks for, or -1.
         heartbeat_s: silence after which the other end is taken for dead; 0 for never.
+        resources: for an engine: what it has.
     """
 
     url: str
@@ -51,6 +54,7 @@ class Endpoint(NamedTuple):
     agent: bytes = b""
     wanted_id: int = -1
     heartbeat_s: float = 0.0
+    resources: Mapping[str, float] = MappingProxyType({})
 
     def hello(self, incarnation: bytes = b"", received: int = 0) -> Hello:
         """Return the first message of this peer; for the arguments see `Hello`."""
@@ -67,6 +71,7 @@ class Endpoint(NamedTuple):
             packages=package_versions() if self.role == "engine" else {},
             agent=self.agent,
             wanted_id=self.wanted_id,
+            resources=dict(self.resources),
             incarnation=incarnation,
             received=received,
         )
@@ -105,7 +110,13 @@ class Endpoint(NamedTuple):
 
 
 def make_endpoint(
-    info: ConnectionInfo, role: Role, peer: PeerId, *, agent: bytes = b"", wanted_id: int = -1
+    info: ConnectionInfo,
+    role: Role,
+    peer: PeerId,
+    *,
+    agent: bytes = b"",
+    wanted_id: int = -1,
+    resources: Mapping[str, float] = MappingProxyType({}),
 ) -> Endpoint:
     """Return the endpoint that a connection file describes.
 
@@ -117,4 +128,15 @@ def make_endpoint(
     if url.startswith("tcp://") and info.server_public:
         keys = (info.server_public, info.public, info.secret)
     instance = bytes.fromhex(info.instance)
-    return Endpoint(url, keys, instance, role, peer, host_id(), agent, wanted_id, info.heartbeat_s)
+    return Endpoint(
+        url,
+        keys,
+        instance,
+        role,
+        peer,
+        host_id(),
+        agent,
+        wanted_id,
+        info.heartbeat_s,
+        resources,
+    )

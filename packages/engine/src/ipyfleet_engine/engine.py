@@ -72,6 +72,7 @@ class EngineSettings(NamedTuple):
         startup_command: code to run in the namespace first, or "".
         away_s: how long the controller may be gone before the engine exits; 0 for "for ever".
         names: what is in the namespace from the beginning.
+        resources: what it has that tasks may need, such as ``{"gpu": 1}``.
     """
 
     info: ConnectionInfo
@@ -85,6 +86,7 @@ class EngineSettings(NamedTuple):
     startup_command: str = ""
     away_s: float = 0.0
     names: Mapping[str, Any] = MappingProxyType({})
+    resources: Mapping[str, float] = MappingProxyType({})
 
 
 class Engine:
@@ -100,6 +102,7 @@ class Engine:
             settings.peer,
             agent=settings.agent,
             wanted_id=settings.wanted_id,
+            resources=settings.resources,
         )
         self._capture = FdCapture(kernel.collector, settings.mark)
         self._binding = Binding(kernel, settings.mark)
