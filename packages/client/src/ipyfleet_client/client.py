@@ -12,7 +12,7 @@ import sys
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.asyncresult import AsyncResult
@@ -22,6 +22,7 @@ from ipyfleet_client.lookup import find_connection
 from ipyfleet_client.observing import Observations
 from ipyfleet_client.outputs import in_ipython
 from ipyfleet_client.pending import PENDING, Work
+from ipyfleet_client.route import choose_tunnel
 from ipyfleet_client.session import Session
 from ipyfleet_client.taskmaps import TaskMap, metadata_of_tasks, results_of
 from ipyfleet_client.views.balanced import LoadBalancedView
@@ -70,9 +71,15 @@ class Client(HubQueries, Observations, EngineControls, ClientWaits):
         cluster_id: str = "",
         cluster: Any = None,
         timeout: float = 10,
+        reconnect_timeout: float | None = None,
         url_file: str | os.PathLike[str] | None = None,
         context: Any = None,
         debug: bool = False,
+        sshserver: str | None = None,
+        sshkey: str | os.PathLike[str] | None = None,
+        password: str | None = None,
+        paramiko: bool | None = None,
+        ssh_args: Sequence[str] = (),
         **ignored: Any,
     ) -> None:
         """Connect to a cluster.
@@ -85,14 +92,25 @@ class Client(HubQueries, Observations, EngineControls, ClientWaits):
             cluster_id: which cluster of the profile.
             cluster: the `Cluster` object this client belongs to.
             timeout: seconds to wait for the file, and for the controller's answer.
+            reconnect_timeout: seconds to wait, later, for a controller that died or cannot be
+                reached to be back; 0 for not at all. None for what the cluster is set up for.
             url_file: old name of `connection_info`.
             context: accepted for compatibility.
             debug: log all messages.
+            sshserver: ``user@host`` or ``user@host:port``: reach the controller through this ssh
+                server; by default the one that the connection file names, if it names one and the
+                controller is on another host.
+            sshkey: path of a private key, where ssh does not find it by itself.
+            password: not to be had; use a key.
+            paramiko: not to be had; the system's ssh is used.
+            ssh_args: more arguments for ssh, such as ``["-J", "jump.host"]``.
             **ignored: accepted for compatibility: what only other transports need.
 
         Raises:
             ConnectionFileError: the file is missing, stale, unreadable or of another version.
-            TimeoutError: the controller does not answer.
+            TimeoutError: the controller, or the ssh server, does not answer.
+            ConnectionError: ssh has failed, and the message says why.
+            NotImplementedError: a password was given.
             ConnectionRefusedError: it does not want this client, and says why.
         """
         unknown = set(ignored) - _IGNORED
@@ -113,7 +131,8 @@ class Client(HubQueries, Observations, EngineControls, ClientWaits):
             cluster_id=cluster_id,
             timeout_s=timeout,
         )
-        self.session = Session(info)
+        tunnel = choose_tunnel(info, sshserver, sshkey, password, paramiko, ssh_args)
+        self.session = Session(info, reconnect_timeout, tunnel=tunnel)
         self.session.connect(timeout)
         self._finalizer = weakref.finalize(self, self.session.close)
         for text in self.session.link.warnings:
@@ -368,6 +387,8 @@ class Client(HubQueries, Observations, EngineControls, ClientWaits):
     def __repr__(self) -> str:
         if self.closed:
             return "<Client: closed>"
+        if self.session.reconnecting:
+            return f"<Client: {len(self)} engines, reconnecting>"
         return f"<Client: {len(self)} engines>"
 
     def _repr_html_(self) -> str:
@@ -379,10 +400,6 @@ class Client(HubQueries, Observations, EngineControls, ClientWaits):
 
 _IGNORED = frozenset(
     [
-        "sshserver",
-        "sshkey",
-        "password",
-        "paramiko",
         "key",
         "packer",
         "unpacker",
