@@ -76,6 +76,7 @@ class FakeController:
         self.namespaces: dict[int, dict[str, Any]] = {
             k: {"__builtins__": __builtins__, "__name__": "__main__"} for k in range(engines)
         }
+        self.resources: dict[int, dict[str, float]] = {}
         self.functions: dict[bytes, tuple[list[bytes], Any]] = {}
         self.clients: list[bytes] = []
         self.blob_dir = directory / "blobs"
@@ -121,7 +122,8 @@ class FakeController:
             self._push(client, [encode(message)])
 
     def engine_info(self, engine: int) -> m.EngineInfo:
-        return m.EngineInfo(engine, self.peers[engine], host_id(), "here", os.getpid())
+        has = self.resources.get(engine, {})
+        return m.EngineInfo(engine, self.peers[engine], host_id(), "here", os.getpid(), has)
 
     def add_engine(self) -> int:
         engine = len(self.peers)

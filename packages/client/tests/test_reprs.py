@@ -57,6 +57,19 @@ def test_a_client_shows_its_engines(rc, controller):
     assert "closed" in other._repr_html_()
 
 
+def test_a_client_shows_what_its_engines_have(rc, controller):
+    """Resources, and which engines have them; nothing about them where there are none."""
+    assert repr(rc) == "<Client: 2 engines>"
+    assert "resources" not in rc._repr_html_()
+    for _ in range(12):
+        controller.resources[len(controller.peers)] = {"gpu": 1.0, "<mem>": 0.5}
+        controller.add_engine()
+    rc.wait_for_engines(14, timeout=5)
+    few = "[2, 3, 4, 5, 6, 7, 8, 9, … 12 in all]"
+    assert repr(rc) == f"<Client: 14 engines; <mem>=0.5 on {few}, gpu=1 on {few}>"
+    assert rc._repr_html_().count("<td>gpu=1, &lt;mem&gt;=0.5</td>") == 12
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.00123, "1.23 ms"), (1.5, "1.5 s"), (90, "1 min 30 s"), (7260, "2 h 01 min")],

@@ -387,9 +387,11 @@ class Client(HubQueries, Observations, EngineControls, ClientWaits):
     def __repr__(self) -> str:
         if self.closed:
             return "<Client: closed>"
+        from ipyfleet_client.reprs import resources_text
+
         if self.session.reconnecting:
             return f"<Client: {len(self)} engines, reconnecting>"
-        return f"<Client: {len(self)} engines>"
+        return f"<Client: {len(self)} engines{resources_text(self)}>"
 
     def _repr_html_(self) -> str:
         """How notebooks show it: its engines, and what they have to do."""

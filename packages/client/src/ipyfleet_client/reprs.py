@@ -22,6 +22,9 @@ LOAD_TIMEOUT_S = 0.5
 
 MAX_ROWS = 64
 
+MAX_IDS = 8
+"""Engines that a line of text names."""
+
 
 def result_html(result: AsyncResult) -> str:
     """Return a result as HTML: its progress while it runs, its times when it has ended."""
@@ -59,7 +62,7 @@ def client_html(client: Client) -> str:
         return "<div><b>Client</b>: closed</div>"
     engines = client.session.link.engines
     load = _load_of(client)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     ids = engines.ids
     for engine in ids[:MAX_ROWS]:
         info = engines.known[engine]
@@ -67,13 +70,37 @@ def client_html(client: Client) -> str:
         waiting = [counts.get("queue"), counts.get("tasks")]
         busy = "" if None in waiting else str(sum(waiting))
         completed = str(counts.get("completed", ""))
-        rows.append((str(engine), escape(info.hostname), str(info.pid), busy, completed))
+        row = (str(engine), escape(info.hostname), str(info.pid), busy, completed)
+        rows.append((*row, escape(_amounts(info.resources))))
     more = f"<br>… and {len(ids) - MAX_ROWS} more" if len(ids) > MAX_ROWS else ""
     unassigned = load.get("unassigned")
     queued = f", {unassigned} tasks not assigned yet" if unassigned else ""
-    head = ("engine", "host", "pid", "queued or running", "completed")
+    head: tuple[str, ...] = ("engine", "host", "pid", "queued or running", "completed", "resources")
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     count = f"{len(ids)} engine{'' if len(ids) == 1 else 's'}"
     return f"<div><b>Client</b>: {count}{queued}{_table(head, rows) if rows else ''}{more}</div>"
+
+
+def resources_text(client: Client) -> str:
+    """Return what the engines of a client have, and which: ``; gpu=1 on [0, 1]``, or nothing."""
+    engines = client.session.link.engines
+    where: dict[str, list[int]] = {}
+    for engine in engines.ids:
+        for name, amount in engines.known[engine].resources.items():
+            where.setdefault(f"{name}={amount:g}", []).append(engine)
+    parts = [f"{what} on {_few(ids)}" for what, ids in sorted(where.items())]
+    return f"; {', '.join(parts)}" if parts else ""
+
+
+def _few(ids: list[int]) -> str:
+    if len(ids) <= MAX_IDS:
+        return str(ids)
+    return f"[{', '.join(map(str, ids[:MAX_IDS]))}, … {len(ids)} in all]"
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
 
 
 def duration(seconds: float) -> str:
