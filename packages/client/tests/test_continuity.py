@@ -3,6 +3,8 @@
 import pytest
 
 from ipyfleet_client.continuity import Continuity, Phase
+from ipyfleet_protocol.codec import encode
+from ipyfleet_protocol.messages import Ack
 
 FIRST, SECOND = b"1" * 8, b"2" * 8
 
@@ -36,9 +38,8 @@ def test_the_same_run_gets_what_it_lacks(joined):
     assert not joined.takes
     send(joined, b"e")
     assert joined.welcome(FIRST, 2)
-    assert [frames[0] for frames in joined.backlog] == [b"c", b"d", b"e"]
+    assert [frames[0] for frames in joined.backlog] == [b"c", b"d", b"e", encode(Ack(2))]
     assert joined.takes
-    assert joined.says_done
 
 
 def test_another_run_gets_nothing_before_the_restart(joined):
@@ -51,10 +52,9 @@ def test_another_run_gets_nothing_before_the_restart(joined):
     assert joined.received.count == 0
     send(joined, b"in the groups")
     assert not joined.backlog
-    joined.restart([[b"x"], [b"y"]])
-    assert [frames[0] for frames in joined.backlog] == [b"x", b"y"]
-    assert joined.sent.count == 2
-    assert joined.says_done
+    joined.restart([[b"x"], [b"y"]], [[b"z"]])
+    assert [frames[0] for frames in joined.backlog] == [b"x", b"y", encode(Ack(0)), b"z"]
+    assert joined.sent.count == 3
 
 
 def test_a_break_before_the_restart(joined):
@@ -69,7 +69,7 @@ def test_a_break_before_the_restart(joined):
     joined.lose()
     joined.greet()
     assert joined.welcome(SECOND, 0)
-    assert [frames[0] for frames in joined.backlog] == [b"x"]
+    assert [frames[0] for frames in joined.backlog] == [b"x", encode(Ack(0))]
 
 
 def test_a_controller_that_has_given_the_client_up(joined):

@@ -155,7 +155,7 @@ def test_a_cut_is_mended(rc, scripted):
     assert scripted.receive(m.Ack)[0].received == 0
     scripted.finish(0, [1, 2, 3, 4])
     assert [result.get(5) for result in results] == [1, 2, 3, 4]
-    assert "reconnecting" not in repr(rc)
+    wait_until(lambda: "reconnecting" not in repr(rc))
 
 
 def test_another_run_is_told_what_is_open(rc, scripted):
@@ -199,7 +199,7 @@ def test_nothing_open_is_said_too(rc, scripted):
     scripted.run()
     scripted.welcome()
     assert scripted.receive()[0] == m.Ack(0)
-    assert not rc.session.reconnecting
+    wait_until(lambda: not rc.session.reconnecting)
 
 
 def test_requests_are_asked_again(rc, scripted):
@@ -211,10 +211,10 @@ def test_requests_are_asked_again(rc, scripted):
     scripted.die()
     scripted.run()
     scripted.welcome()
+    assert scripted.receive()[0] == m.Ack(0)
     request, _ = scripted.receive(m.Request)
     control, _ = scripted.receive(m.Control)
     assert isinstance(control.action, m.ClearNamespace)
-    assert scripted.receive()[0] == m.Ack(0)
     with pytest.raises(KernelError, match="not known"):
         signal.result(5)
     scripted.send(m.Reply(request.request, b"x"))
@@ -232,7 +232,7 @@ def test_cancelled_tasks_are_cancelled_again(rc, scripted):
     scripted.run()
     scripted.welcome()
     kinds = [type(scripted.receive()[0]) for _ in range(3)]
-    assert kinds == [m.Submit, m.Cancel, m.Ack]
+    assert kinds == [m.Submit, m.Ack, m.Cancel]
 
 
 def test_blocking_calls_go_on_waiting(rc, scripted):

@@ -19,8 +19,10 @@ import enum
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import ProtocolError
+from ipyfleet_protocol.messages import Ack
 from ipyfleet_protocol.reliable import Received, Sent
 
 
@@ -43,7 +45,6 @@ class Continuity:
         incarnation: the run of the controller that has said Welcome last.
         keeps: that controller can resume sessions; messages are kept and acknowledged.
         backlog: messages to be sent before any other.
-        says_done: an acknowledgement is to follow the backlog, which tells that this was all.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,6 @@ class Continuity:
         self.sent = Sent()
         self.received = Received()
         self.backlog: deque[Sequence[Frame]] = deque()
-        self.says_done = False
         self._began = False
         self._forgotten = False
 
@@ -91,7 +91,8 @@ class Continuity:
                 # It has given this client up meanwhile: as good as another run.
                 self._forgotten = True
             else:
-                self.says_done = True
+                # The restart may have been cut short before this was said.
+                self.backlog.append([encode(Ack(self.received.told()))])
                 self.phase = Phase.OPEN
                 return True
         self.incarnation = incarnation
@@ -102,15 +103,26 @@ class Continuity:
         self.phase = Phase.WELCOMED if began else Phase.OPEN
         return not began
 
-    def restart(self, messages: Iterable[Sequence[Frame]]) -> None:
-        """Send these messages first of all to a controller that knows nothing."""
+    def restart(
+        self, submissions: Iterable[Sequence[Frame]], others: Iterable[Sequence[Frame]] = ()
+    ) -> None:
+        """Send these messages first of all to a controller that knows nothing.
+
+        Args:
+            submissions: what it has to know before it places any task.
+            others: what may follow.
+        """
         self.sent = Sent()
         self.backlog.clear()
-        for frames in messages:
+        for frames in submissions:
+            self.sent.note(frames)
+            self.backlog.append(frames)
+        # Says that this was all.
+        self.backlog.append([encode(Ack(self.received.told()))])
+        for frames in others:
             self.sent.note(frames)
             self.backlog.append(frames)
         self._forgotten = False
-        self.says_done = True
         self.phase = Phase.OPEN
 
     def note_unsent(self, frames: Sequence[Frame]) -> None:

@@ -156,7 +156,14 @@ class Wire:
     def _open_connection(self) -> None:
         if self.closed_reason:
             return
-        dealer = self._connect()
+        try:
+            dealer = self._connect()
+        except OSError:
+            if not self._thread.is_alive():
+                raise  # The first one, in the thread of whoever asked for it.
+            logger.debug("could not connect", exc_info=True)
+            self._retry_later()
+            return
         with self._receiving, self._using:
             self._dealer = dealer
             self._poller.replace(dealer.fd)
@@ -184,6 +191,9 @@ class Wire:
                 self._retry_s = 0.0
             self.continuity.lose()
         self._lost()
+        self._retry_later()
+
+    def _retry_later(self) -> None:
         self.timers.set("connect", self._retry_s, self._open_connection)
         self._retry_s = min(max(2 * self._retry_s, RETRY_MIN_S), RETRY_MAX_S)
 
@@ -198,28 +208,28 @@ class Wire:
                 self._put_backlog()
         return goes_on
 
-    def restart(self, messages: Sequence[Sequence[Frame]]) -> None:
-        """Send these first of all to a controller that knows nothing; in the I/O thread."""
+    def restart(
+        self, submissions: Sequence[Sequence[Frame]], others: Sequence[Sequence[Frame]]
+    ) -> None:
+        """Send these first of all to a controller that knows nothing; in the I/O thread.
+
+        For the arguments see `Continuity.restart`.
+        """
         with self._using:
             if self.continuity.phase is not Phase.WELCOMED:
                 return  # It is gone again; the next Welcome brings us here.
-            self.continuity.restart(messages)
+            self.continuity.restart(submissions, others)
             self._put_backlog()
         self._nudge()
 
     def _put_backlog(self) -> bool:
         """Send what goes before anything else; return whether that is done."""
-        continuity = self.continuity
-        backlog = continuity.backlog
+        backlog = self.continuity.backlog
         while backlog:
             if not self._put(backlog[0]):
                 self.flush_soon()
                 return False
             backlog.popleft()
-        if continuity.says_done:
-            # Whether anything was to be sent or not: the controller waits for it.
-            continuity.says_done = False
-            self._put([encode(Ack(continuity.received.told()))])
         return True
 
     # -- sending ------------------------------------------------------------------------------

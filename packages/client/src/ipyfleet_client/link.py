@@ -123,6 +123,7 @@ class ClientLink:
         engines: the engines there are.
         ledger: the outstanding tasks; guarded by `lock`.
         joined: the controller has said Welcome.
+        incarnation: which run of it.
         warnings: what it warned of then.
         late: works that are done but have output still on its way, by seq.
         comms: what engines have opened and not closed; guarded by `lock`.
@@ -136,6 +137,7 @@ class ClientLink:
         self.ledger = Ledger()
         self.lock = threading.Lock()
         self.joined = False
+        self.incarnation = b""
         self.warnings: Sequence[str] = ()
         self.late: dict[int, tuple[Work, int]] = {}
         self.comms = OpenComms()
@@ -185,7 +187,10 @@ class ClientLink:
     def _handle_welcome(self, message: m.Welcome) -> Sequence[Effect]:
         if message.instance != self.instance:
             raise ProtocolError("a Welcome of another cluster instance")
-        self.engines.reset(message.engines)
+        if not self.incarnation or message.incarnation != self.incarnation:
+            # The controller of before goes on telling of changes, none of which is lost.
+            self.engines.reset(message.engines)
+        self.incarnation = message.incarnation
         # Before those who wait see that it has joined: they show them.
         self.warnings = message.warnings
         self.joined = True

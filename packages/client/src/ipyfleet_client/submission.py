@@ -352,10 +352,10 @@ class Submitter:
             self._outbox.clear()
             self._sent_digests.clear()
             with self._link.lock:
-                messages = list(submit_again(self._link.ledger.groups.values(), self._attach))
-            messages += [[encode(cancel)] for cancel in self._open_cancels()]
-            messages += [[header] for header in questions()]
-            self.wire.restart(messages)
+                groups = list(submit_again(self._link.ledger.groups.values(), self._attach))
+            others = [[encode(cancel)] for cancel in self._open_cancels()]
+            others += [[header] for header in questions()]
+            self.wire.restart(groups, others)
 
     def _open_cancels(self) -> Iterator[Cancel]:
         for entry in self._cancelled:
