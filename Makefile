@@ -8,7 +8,7 @@ PYTHON ?=
 # How many isolated-<package> environments run at a time.
 JOBS ?= 2
 # Debian packages that tests of services need (`make services` installs them).
-SERVICES := postgresql \
+SERVICES := postgresql openssh-server openssh-client \
     xvfb xdotool libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 \
     libxcb-render-util0 libxcb-shape0 libxcb-xkb1 libxkbcommon-x11-0 libegl1 libgl1 libdbus-1-3 \
     libfontconfig1 fonts-dejavu-core \

@@ -35,7 +35,7 @@ MISUSES: dict[str, tuple[Callable[[Client], Any], type[BaseException], str]] = {
         ValueError,
         "1 or more",
     ),
-    "apply of what cannot be called": (lambda rc: rc[:].apply(5), TypeError, "callable or a Ref"),
+    "apply of what cannot be called": (lambda rc: rc[:].apply(5), TypeError, "callable, a Ref"),
     "reference to no name": (lambda rc: Reference(5), TypeError, "str"),
     "scatter of a number": (lambda rc: rc[:].scatter("a", 5), TypeError, "int"),
     "scatter with a wrong dist": (lambda rc: rc[:].scatter("a", [1], dist="x"), ValueError, "'b'"),

@@ -16,12 +16,17 @@ import zmq
 
 from ipyfleet_protocol.connection import ConnectionInfo
 from ipyfleet_protocol.ids import Channel, PeerId, routing_id
+from ipyfleet_protocol.tunnel import Tunnel
 
 CONNECT_TIMEOUT_MS = 3000
 HEARTBEAT_MS = 5000
 """Over TCP: a link that has been silent for three times as long is taken for dead."""
 
 LINGER_MS = 500
+
+NEVER_MS = 3_600_000
+"""Longer than a broken connection is left alone. With "never" zmq would also throw away what has
+arrived and was not read, such as a `Closing`."""
 
 _OVER = (
     zmq.EVENT_DISCONNECTED
@@ -70,24 +75,41 @@ Connect: TypeAlias = Callable[[], Dealer]
 
 
 def make_connect(
-    context: zmq.Context[zmq.Socket[bytes]], url: str, info: ConnectionInfo, peer: PeerId
+    context: zmq.Context[zmq.Socket[bytes]],
+    url: str,
+    info: ConnectionInfo,
+    peer: PeerId,
+    tunnel: Tunnel | None = None,
 ) -> Connect:
-    """Return a function that makes connections, each with the same identity."""
+    """Return a function that makes connections, each with the same identity.
+
+    Args:
+        context: of the sockets.
+        url: where to connect to.
+        info: has the keys.
+        peer: this client.
+        tunnel: what `url` is the near end of; it is started again when it has ended.
+    """
+    is_remote = url.startswith("tcp://") or tunnel is not None
+    is_encrypted = url.startswith("tcp://") if tunnel is None else tunnel.encrypted
 
     def connect() -> Dealer:
         socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.IDENTITY, routing_id(peer, Channel.CLIENT))
-        socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         # What we are sent is bounded by what we ask for; the controller must never have to wait.
         socket.setsockopt(zmq.RCVHWM, 0)
-        if url.startswith("tcp://"):
+        if is_remote:
             socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
             socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
+        if is_encrypted:
             socket.curve_serverkey = info.server_public.encode()
             socket.curve_publickey = info.public.encode()
             socket.curve_secretkey = info.secret.encode()
+        if tunnel is not None:
+            tunnel.revive()
         dealer = Dealer(socket)
         socket.connect(url)
         return dealer

@@ -58,6 +58,7 @@ from ipyfleet_protocol.errors import (
 )
 from ipyfleet_protocol.ids import new_peer_id
 from ipyfleet_protocol.reliable import SESSION_MESSAGES
+from ipyfleet_protocol.tunnel import Tunnel
 from ipyfleet_protocol.versions import package_versions, python_version
 
 logger = logging.getLogger("ipyfleet.client")
@@ -100,8 +101,14 @@ class Session:
         comms: widgets of engines, in this process's notebook.
     """
 
-    def __init__(self, info: ConnectionInfo, reconnect_s: float | None = None) -> None:
+    def __init__(
+        self,
+        info: ConnectionInfo,
+        reconnect_s: float | None = None,
+        tunnel: Tunnel | None = None,
+    ) -> None:
         self.info = info
+        self._tunnel = tunnel
         self.away = Away(info, reconnect_s)
         self.peer = new_peer_id()
         self.host = host_id()
@@ -126,14 +133,19 @@ class Session:
             ConnectionFileStale: the controller is gone.
             ConnectionFileUnreachable: it cannot be reached from this host.
             ConnectionRefusedError: it does not want this client, and says why.
-            TimeoutError: it does not answer.
+            TimeoutError: it, or the ssh server on the way, does not answer.
+            ConnectionError: there is no way through the ssh server.
         """
         check_alive(self.info)
-        url = pick_url(self.info)
+        if self._tunnel is None:
+            url = where = pick_url(self.info)
+        else:
+            self._tunnel.start(timeout_s)
+            url, where = self._tunnel.url, f"the other end of {self._tunnel.server}"
         self._context = zmq.Context()
-        self.away.over_tcp = url.startswith("tcp://")
+        self.away.over_tcp = url.startswith("tcp://") or self._tunnel is not None
         self._wire = Wire(
-            make_connect(self._context, url, self.info, self.peer),
+            make_connect(self._context, url, self.info, self.peer, self._tunnel),
             greet=self._make_hello,
             dispatch=self._dispatch,
             flush=self.submit.flush,
@@ -144,7 +156,7 @@ class Session:
         self._wire.start()
         try:
             self._watch_controller()
-            self._join(url, timeout_s)
+            self._join(where, timeout_s)
         except BaseException:
             self.close()
             raise
@@ -168,16 +180,17 @@ class Session:
         )
         return encode(hello)
 
-    def _join(self, url: str, timeout_s: float) -> None:
+    def _join(self, where: str, timeout_s: float) -> None:
         self.wait_until(lambda: self.link.joined or self._refused, timeout_s)
         if self._refused:
             raise ConnectionRefusedError(f"the controller refused this client: {self._refused}")
         if not self.link.joined:
             check_alive(self.info)
+            said = "" if self._tunnel is None else self._tunnel.last_words
             raise TimeoutError(
-                f"the controller at {url} (process {self.info.pid} on {self.info.hostname}) did not"
-                f" answer within {timeout_s:g} s; it may be busy or stopped: try a larger timeout=,"
-                " or look at its log"
+                f"the controller at {where} (process {self.info.pid} on {self.info.hostname}) did "
+                f"not answer within {timeout_s:g} s; it may be busy or stopped: try a larger "
+                f"timeout=, or look at its log{said and f'; ssh says: {said}'}"
             )
 
     def _watch_controller(self) -> None:
@@ -526,6 +539,8 @@ class Session:
             self.submit.blobs.close()
         if self._context is not None:
             self._context.term()
+        if self._tunnel is not None:
+            self._tunnel.close()
 
     def abandon(self) -> None:
         """In a forked child: the connection is the parent's."""

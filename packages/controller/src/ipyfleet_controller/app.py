@@ -52,6 +52,10 @@ class IPController(Application):
     ).tag(config=True)
     port = Int(0, min=0, max=65535, help="TCP port; 0 for any free one").tag(config=True)
     location = Unicode("", help="address that other hosts use, if it is not --ip").tag(config=True)
+    ssh_server = Unicode(
+        "", help="ssh server, user@host[:port], through which clients on other hosts are to come"
+    ).tag(config=True)
+    engine_ssh_server = Unicode("", help="the same for engines on other hosts").tag(config=True)
     hwm = Int(0, min=0, help="tasks an engine may hold; 0 for about 10 ms of work").tag(config=True)
     db_class = Unicode(
         "sqlite", help="the database of task records: sqlite, memory, postgresql or none"
@@ -84,6 +88,8 @@ class IPController(Application):
         "ip": "IPController.ip",
         "port": "IPController.port",
         "location": "IPController.location",
+        "ssh": "IPController.ssh_server",
+        "enginessh": "IPController.engine_ssh_server",
         "hwm": "IPController.hwm",
         "heartbeat-limit": "IPController.heartbeat_limit",
         "db": "IPController.db_class",
@@ -141,6 +147,7 @@ class IPController(Application):
             self.location,
             self.heartbeat_limit,
         )
+        site.ssh_servers = {"client": self.ssh_server, "engine": self.engine_ssh_server}
         with SignalPipe() as signals:
             try:
                 site.open()

@@ -57,6 +57,7 @@ class ControllerSite:
     Attributes:
         instance: id of this run, hex.
         socket: the ROUTER, after `open`.
+        ssh_servers: through which peers on other hosts are to come; by role, empty for directly.
         doorkeeper: admits keys, where there is TCP.
     """
 
@@ -89,6 +90,7 @@ class ControllerSite:
         self._location = location
         self._heartbeat_s = heartbeat_s
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self.ssh_servers: dict[FileRole, str] = {}
         self.doorkeeper: Doorkeeper | None = None
         self._keys: KeyRing | None = None
         self.urls: list[str] = []
@@ -144,6 +146,7 @@ class ControllerSite:
             blob_dir=str(self.blob_dir),
             cluster_id=self._cluster_id,
             heartbeat_s=self._heartbeat_s,
+            ssh=self.ssh_servers.get(role, ""),
             server_public=keys.server.public.decode() if keys else "",
             public=keys.of(role).public.decode() if keys else "",
             secret=keys.of(role).secret.decode() if keys else "",
