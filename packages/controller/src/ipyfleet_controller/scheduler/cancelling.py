@@ -19,13 +19,14 @@ import msgspec
 from ipyfleet_protocol.ids import EngineId, PeerId
 from ipyfleet_protocol.messages import ErrorInfo, PlacedRange, SeqRange
 
+from .dependencies import Dependencies
 from .endings import own_error
 from .engine_queue import EngineQueue, Slice
 from .events import CancelEvent
 from .group import State
 from .instructions import Instruction, KillRunning, SendDrop, WakeAt
+from .runs import Run
 from .state import SchedulerState
-from .waiting import Run
 
 AGAIN_S = 0.25
 """How long until an engine that still holds a task cancelled by force is looked at again."""
@@ -42,8 +43,9 @@ class Forced(msgspec.Struct):
 class Canceller:
     """Takes tasks back."""
 
-    def __init__(self, state: SchedulerState) -> None:
+    def __init__(self, state: SchedulerState, dependencies: Dependencies) -> None:
         self._state = state
+        self._dependencies = dependencies
         self._forced: list[Forced] = []
 
     def cancel(self, event: CancelEvent, now: float) -> list[Instruction]:
@@ -53,7 +55,9 @@ class Canceller:
         aborted = own_error("TaskAborted", "the task was cancelled before it started")
         for piece in event.ranges:
             first, end = piece.first, piece.first + piece.count
-            for run in state.waiting.remove(event.client, first, end):
+            for _, run in state.waiting.remove(event.client, first, end):
+                endings.append((run, aborted))
+            for run in self._dependencies.remove(event.client, first, end):
                 endings.append((run, aborted))
             for engine in list(state.direct):
                 for run in engine.remove_direct(event.client, first, end):

@@ -1,7 +1,7 @@
 """Results that the controller makes itself, and results of which only a part may go on.
 
-What lives here: `ending_slice` (an error for tasks that end without an engine's word) and
-`keep_parts`. What must not: state.
+What lives here: `ending_slice` and `deliver` (errors for tasks that end without an engine's word)
+and `keep_parts`. What must not: state.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ from ipyfleet_protocol.messages import (
     ResultSlice,
 )
 
-from .waiting import Run
+from .instructions import DeliverResults
+from .runs import Run
 
 NO_ENGINE = -1
+
+SLICES_PER_MESSAGE = 1024
+"""Slices of results that one message of our own carries at most."""
 
 _NAN = float64_column([math.nan])
 
@@ -93,13 +97,19 @@ def keep_parts(
     return Results(message.client, message.engine, pieces), kept
 
 
-def results_of_controller(
-    client: PeerId, endings: Sequence[tuple[Run, ErrorInfo]]
-) -> tuple[Results, list[Frame]]:
-    """Return one message that ends all runs, which are one client's."""
-    slices, frames = [], []
+def deliver(endings: Sequence[tuple[Run, ErrorInfo]]) -> list[DeliverResults]:
+    """Return what tells clients that runs have ended with errors; few messages for each client."""
+    by_client: dict[PeerId, list[tuple[Run, ErrorInfo]]] = {}
     for run, error in endings:
-        piece, part = ending_slice(run, error)
-        slices.append(piece)
-        frames += part
-    return Results(client, NO_ENGINE, slices), frames
+        by_client.setdefault(run.group.client, []).append((run, error))
+    out = []
+    for client, items in by_client.items():
+        for at in range(0, len(items), SLICES_PER_MESSAGE):
+            slices: list[ResultSlice] = []
+            frames: list[Frame] = []
+            for run, error in items[at : at + SLICES_PER_MESSAGE]:
+                piece, part = ending_slice(run, error)
+                slices.append(piece)
+                frames += part
+            out.append(DeliverResults(Results(client, NO_ENGINE, slices), frames))
+    return out

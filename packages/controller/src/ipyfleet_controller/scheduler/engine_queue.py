@@ -9,12 +9,13 @@ Every change costs O(outstanding slices), and the usual one, a result for the ol
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ipyfleet_protocol.ids import EngineId, PeerId
 
 from .group import TaskGroup
-from .waiting import Constraint, Run, split_runs
+from .runs import Constraint, Run, split_runs
 
 
 class Slice(NamedTuple):
@@ -53,6 +54,7 @@ class EngineQueue:
 
     Attributes:
         engine_id, peer: who it is.
+        resources: what it has, such as ``{"gpu": 1.0}``.
         direct: runs of direct tasks that have not been sent to it yet, in order of arrival.
         n_direct: tasks in `direct`.
         n_tasks: tasks at the engine.
@@ -88,12 +90,20 @@ class EngineQueue:
         "progress_at",
         "recall",
         "recall_not_before",
+        "resources",
         "used_at",
     )
 
-    def __init__(self, engine_id: EngineId, peer: PeerId, now: float) -> None:
+    def __init__(
+        self,
+        engine_id: EngineId,
+        peer: PeerId,
+        now: float,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
         self.engine_id = engine_id
         self.peer = peer
+        self.resources: Mapping[str, float] = resources or {}
         self.direct: deque[Run] = deque()
         self.n_direct = 0
         self.n_tasks = 0

@@ -14,10 +14,11 @@ from ipyfleet_protocol.messages import Group, Results, SeqRange
 
 
 class EngineJoinedEvent(msgspec.Struct):
-    """An engine is registered and its task channel is connected."""
+    """An engine is registered and its task channel is connected; `resources` as in `Hello`."""
 
     engine_id: EngineId
     peer: PeerId
+    resources: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class EngineLeavingEvent(msgspec.Struct):

@@ -12,8 +12,8 @@ from ipyfleet_protocol.ids import EngineId, PeerId
 
 from .engine_queue import EngineQueue
 from .group import State, TaskGroup
+from .runs import Constraint, Run
 from .state import SchedulerState
-from .waiting import Constraint, Run
 
 MAX_NAMED = 8
 """Engines that a sentence names."""

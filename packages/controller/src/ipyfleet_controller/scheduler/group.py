@@ -12,7 +12,8 @@ of legal transitions. What must not: any notion of engines or queues.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ipyfleet_protocol.columns import Frame, Payloads
@@ -23,7 +24,9 @@ from ipyfleet_protocol.messages import OK as STATUS_OK
 from ipyfleet_protocol.messages import Columns, Function, Group, Options
 
 if TYPE_CHECKING:
+    from .dependencies import Blocked
     from .prefetch import Estimate
+    from .tracker import Watches
 
 
 class State(enum.IntEnum):
@@ -75,10 +78,14 @@ class TaskGroup:
         frames: payload frames of all tasks; None once the group has ended.
         task_bytes: mean size of one task's payload.
         remaining: number of tasks that have not ended.
+        blocked: what its tasks wait for before they wait for an engine; None for nothing.
+        watches: who waits for its tasks; None for nobody.
     """
 
     __slots__ = (
         "_payloads",
+        "_places",
+        "blocked",
         "client",
         "columns",
         "count",
@@ -90,6 +97,7 @@ class TaskGroup:
         "remaining",
         "states",
         "task_bytes",
+        "watches",
     )
 
     def __init__(self, client: PeerId, group: Group, frames: Sequence[Frame]) -> None:
@@ -107,6 +115,10 @@ class TaskGroup:
         self.task_bytes = sum(map(len, frames)) // (len(group.columns.sizes) // 4)
         self.states = bytearray(group.count)
         self.remaining = group.count
+        self.blocked: Blocked | None = None
+        self.watches: Watches | None = None
+        # Start, stop and engine of tasks that ended there, one triple for each message of results.
+        self._places = array("i")
 
     def __repr__(self) -> str:
         return f"<TaskGroup {self.client.hex()[:8]} {self.first}+{self.count}>"
@@ -164,6 +176,14 @@ class TaskGroup:
         self._require(start, stop, State.PLACED)
         self.states[start:stop] = status.translate(_STATES_OF_STATUS)
         self._end(stop - start)
+
+    def note_place(self, start: int, stop: int, engine: int) -> None:
+        """Note that tasks ``start … stop-1`` ended at an engine."""
+        self._places.extend((start, stop, engine))
+
+    def places(self) -> Iterable[tuple[int, int, int]]:
+        """Return start, stop and engine of the tasks that ended at an engine."""
+        return zip(self._places[::3], self._places[1::3], self._places[2::3], strict=True)
 
     def _require(self, start: int, stop: int, source: State) -> None:
         if self.states.count(source, start, stop) != stop - start or start >= stop:

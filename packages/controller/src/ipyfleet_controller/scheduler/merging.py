@@ -61,6 +61,9 @@ def _continues(before: tuple[Group, SliceFrames], after: tuple[Group, SliceFrame
         and left.options == right.options
         and left.options.method == "apply"
         and not left.options.shared
+        # Each is blocked by itself: one of them may depend on another.
+        and left.options.after is None
+        and left.options.follow is None
         and _is_small(left_frames)
         and _is_small(right_frames)
         and not right_frames.function

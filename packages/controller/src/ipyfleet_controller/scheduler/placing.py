@@ -13,9 +13,10 @@ from ipyfleet_protocol.messages import TaskSlice
 from .engine_queue import EngineQueue, Slice
 from .group import State
 from .instructions import SendTasks
+from .lane import Lane
+from .runs import ANYWHERE, Constraint, Run
 from .schemes import Scheme
 from .state import SchedulerState
-from .waiting import ANYWHERE, Constraint, Lane, Run
 
 HELD_MAX_BYTES = 64 << 20
 """Payload bytes at one engine above which it gets no more until it has answered some."""
@@ -38,7 +39,7 @@ class Placer:
         if state.direct:
             for engine in list(state.direct):
                 self._place_direct(engine, now)
-        if state.waiting.n_tasks and state.open:
+        if state.open and state.waiting.n_ready:
             self._place_balanced(now)
         if not self._sent:
             return []
@@ -70,13 +71,13 @@ class Placer:
         ranked = self._scheme.rank(state.open, now)
         if len(ranked) == 1:
             [engine] = ranked
-            while state.waiting.n_tasks and self._place_share(engine, state.waiting.n_tasks, now):
+            while state.waiting.n_ready and self._place_share(engine, state.waiting.n_ready, now):
                 pass
             return
-        while ranked and state.waiting.n_tasks:
+        while ranked and state.waiting.n_ready:
             # Fill up to an equal level, so that work taken back from one engine does not return
             # to it.
-            n_tasks = state.waiting.n_tasks + sum(engine.n_tasks for engine in ranked)
+            n_tasks = state.waiting.n_ready + sum(engine.n_tasks for engine in ranked)
             level = -(-n_tasks // len(ranked))
             ranked = [
                 engine
@@ -87,19 +88,19 @@ class Placer:
     def _place_share(self, engine: EngineQueue, share: int, now: float) -> bool:
         """Give an engine up to `share` tasks; False if it can have no more for now."""
         state = self._state
-        lane_seen = False
         for lane in state.waiting.lanes_in_turn():
             constraint = lane.constraint
             if constraint is not ANYWHERE and not state.may_run(constraint, engine):
                 continue
-            lane_seen = True
             count = min(share, self._room(engine, lane, now))
             if count > 0:
                 self._place_from(lane, count, engine, now)
                 return True
-        if lane_seen:
-            # It is full. An engine that no waiting task may use stays open for the tasks to come.
+            # It is full for the task whose turn it is. It gets no others until it has room for
+            # that: a client whose tasks it knows would be served for ever before one that is new.
             state.open.discard(engine)
+            return False
+        # An engine that no waiting task may use stays open for the tasks to come.
         return False
 
     def _place_from(self, lane: Lane, count: int, engine: EngineQueue, now: float) -> None:
@@ -113,7 +114,7 @@ class Placer:
             run = state.waiting.take(lane, count)
             self._place(engine, run, lane.constraint, now)
             count -= run.stop - run.start
-            if not count or not lane.n_tasks:
+            if not count or not lane.n_tasks or not state.waiting.has_one_lane(run.group.client):
                 return
             following = lane.head()
             n_bytes = min(count, len(following)) * following.group.task_bytes

@@ -9,14 +9,18 @@ from __future__ import annotations
 from ipyfleet_protocol.ids import EngineId, PeerId
 from ipyfleet_protocol.messages import ErrorInfo
 
-from .endings import results_of_controller
+from .ended import EndedTasks
+from .endings import deliver
 from .engine_queue import EngineQueue
 from .functions import FunctionStore
 from .group import GroupIndex, State, TaskGroup
 from .instructions import DeliverResults
 from .prefetch import Estimates
+from .runs import Constraint, Run
 from .story import StoryLog
-from .waiting import Constraint, Run, WaitingTasks
+from .timeouts import Timeouts
+from .tracker import NOWHERE, Tracker
+from .waiting import WaitingTasks
 
 
 class SchedulerState:
@@ -27,21 +31,36 @@ class SchedulerState:
         open: engines that may have room for balanced tasks; a superset of those that have.
         stealable: engines that hold two tasks or more.
         direct: engines for which direct tasks wait.
-        waiting: balanced tasks that wait.
+        waiting: balanced tasks that wait for an engine.
+        n_blocked: balanced tasks that wait for other tasks.
         groups: of each client the groups that have not ended.
+        ended: how tasks of groups that have ended did.
+        timeouts: until when tasks may wait.
+        told: trackers that have been told of ends and have not been looked at since.
+        has_news: there is something in `told` or `timeouts` to be looked at after the event.
+        patience_until: engines were lost, and until then others may come in their place; None
+            otherwise.
+        last_loss: which engine died last, and why.
         hwm: tasks that an engine may hold at most; 0 for no such bound.
     """
 
     __slots__ = (
         "direct",
+        "ended",
         "engines",
         "estimates",
         "functions",
         "groups",
+        "has_news",
         "hwm",
+        "last_loss",
+        "n_blocked",
         "open",
+        "patience_until",
         "stealable",
         "story",
+        "timeouts",
+        "told",
         "waiting",
     )
 
@@ -50,39 +69,44 @@ class SchedulerState:
         self.open: set[EngineQueue] = set()
         self.stealable: set[EngineQueue] = set()
         self.direct: set[EngineQueue] = set()
-        self.waiting = WaitingTasks()
+        self.waiting = WaitingTasks(self.is_usable)
+        self.n_blocked = 0
         self.groups: dict[PeerId, GroupIndex] = {}
+        self.ended = EndedTasks()
+        self.timeouts = Timeouts()
+        self.told: list[Tracker] = []
+        self.has_news = False
         self.functions = FunctionStore()
         self.estimates = Estimates()
         self.story = StoryLog()
+        self.patience_until: float | None = None
+        self.last_loss = ""
         self.hwm = hwm
+
+    # -- engines ------------------------------------------------------------------------------
 
     def live_ids(self) -> frozenset[EngineId]:
         """Return the ids of the engines that can get tasks."""
         return frozenset(e.engine_id for e in self.engines.values() if not e.is_leaving)
 
-    def is_live(self, client: PeerId, seq: int) -> bool:
-        """Whether a task has been submitted and has not ended."""
-        index = self.groups.get(client)
-        found = index.overlapping(seq, seq + 1) if index is not None else []
-        return any(group.states[seq - group.first] <= State.PLACED for group in found)
+    def is_usable(self, constraint: Constraint) -> bool:
+        """Whether an engine is there that a constraint admits."""
+        return any(
+            not engine.is_leaving and constraint.admits(engine) for engine in self.engines.values()
+        )
 
     def may_run(self, constraint: Constraint, engine: EngineQueue) -> bool:
         """Whether tasks under a constraint may be placed at an engine now."""
-        if not constraint.admits(engine.engine_id):
+        if not constraint.admits(engine):
             return False
         if engine.engine_id not in constraint.avoid:
             return True
         return not any(
-            constraint.admits(other.engine_id) and other.engine_id not in constraint.avoid
+            other.engine_id not in constraint.avoid
+            and not other.is_leaving
+            and constraint.admits(other)
             for other in self.engines.values()
-            if not other.is_leaving
         )
-
-    def wait_again(self, run: Run, constraint: Constraint) -> None:
-        """Put tasks that were placed back among the waiting ones."""
-        run.group.move(run.start, run.stop, State.PLACED, State.QUEUED)
-        self.waiting.push(run, constraint)
 
     def note_engine(self, engine: EngineQueue) -> None:
         """Keep `open` and `stealable` right after an engine's tasks became fewer."""
@@ -91,34 +115,85 @@ class SchedulerState:
         if engine.n_tasks < 2:
             self.stealable.discard(engine)
 
-    def note_ended(self, group: TaskGroup) -> None:
-        """Let go of what a group held if its last task has ended."""
+    # -- tasks --------------------------------------------------------------------------------
+
+    @property
+    def n_unplaced(self) -> int:
+        """Balanced tasks that are at no engine."""
+        return self.waiting.n_tasks + self.n_blocked
+
+    def unplaced_runs(self) -> list[Run]:
+        """Return the balanced tasks that are at no engine; O(groups)."""
+        runs = [run for lane in self.waiting.all_lanes() for run in lane.runs()]
+        if self.n_blocked:
+            for index in self.groups.values():
+                for group in index.live():
+                    if group.blocked is not None:
+                        runs += group.blocked.runs
+        return runs
+
+    def is_live(self, client: PeerId, seq: int) -> bool:
+        """Whether a task has been submitted and has not ended."""
+        index = self.groups.get(client)
+        found = index.overlapping(seq, seq + 1) if index is not None else []
+        return any(group.states[seq - group.first] <= State.PLACED for group in found)
+
+    def set_deadline(self, run: Run, now: float) -> None:
+        """Let a run's time of waiting begin now."""
+        timeout_s = run.group.options.timeout_s
+        if timeout_s:
+            run.deadline = now + timeout_s
+            self.timeouts.add(run)
+            self.has_news = True
+
+    def wait_again(self, run: Run, constraint: Constraint, now: float) -> None:
+        """Put tasks that were placed back among the waiting ones; their time begins anew."""
+        run.group.move(run.start, run.stop, State.PLACED, State.QUEUED)
+        self.set_deadline(run, now)
+        self.waiting.push(run, constraint)
+
+    def note_ended(
+        self, group: TaskGroup, start: int, stop: int, engine: EngineId = NOWHERE
+    ) -> None:
+        """Tell whoever waits for tasks that have ended just now; let go of what the group held if
+        these were its last.
+
+        Args:
+            group: the group.
+            start, stop: which of its tasks.
+            engine: where they ended; `NOWHERE` for those that ended without an engine's word.
+        """
+        if engine != NOWHERE:
+            group.note_place(start, stop, engine)
+        if group.watches is not None:
+            told = group.watches.tell(group.client, group.first, group.states, start, stop, engine)
+            self.told += told
+            self.has_news = self.has_news or bool(told)
         if group.remaining:
             return
         if group.function is not None:
             self.functions.release(group.function)
+        self.ended.note(group)
         self.groups[group.client].note_done()
 
-    def end(
-        self, endings: list[tuple[Run, ErrorInfo]], source: State, now: float
-    ) -> list[DeliverResults]:
-        """End tasks with errors of our own; one message per client.
+    def note_endings(self, endings: list[tuple[Run, ErrorInfo]], source: State, now: float) -> None:
+        """End tasks with errors of our own; whoever calls has them delivered (`endings.deliver`).
 
         Args:
             endings: runs, all of whose tasks are in state `source`, and the error of each run.
             source: `QUEUED` or `PLACED`.
             now: for the story.
         """
-        by_client: dict[PeerId, list[tuple[Run, ErrorInfo]]] = {}
         for run, error in endings:
             group = run.group
             target = State.ABORTED if error.ename == "TaskAborted" else State.FAILED
             group.move(run.start, run.stop, source, target)
             self.story.note(now, group.client, run.first_seq, len(run), f"ended: {error.ename}")
-            self.note_ended(group)
-            by_client.setdefault(group.client, []).append((run, error))
-        out = []
-        for client, items in by_client.items():
-            message, frames = results_of_controller(client, items)
-            out.append(DeliverResults(message, frames))
-        return out
+            self.note_ended(group, run.start, run.stop)
+
+    def end(
+        self, endings: list[tuple[Run, ErrorInfo]], source: State, now: float
+    ) -> list[DeliverResults]:
+        """End tasks as `note_endings` does and return what tells their clients."""
+        self.note_endings(endings, source, now)
+        return deliver(endings)

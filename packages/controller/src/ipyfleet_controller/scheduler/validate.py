@@ -6,12 +6,14 @@ What lives here: `validate` and `validate_placed`. Both cost time in proportion 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from .core import SchedulerCore
+from .dependencies import is_hopeless
 from .engine_queue import EngineQueue
 from .group import State, TaskGroup
+from .runs import Run
 from .state import SchedulerState
-from .waiting import Run
 
 
 def validate(core: SchedulerCore) -> None:
@@ -30,6 +32,7 @@ def validate(core: SchedulerCore) -> None:
             stop = piece.start + piece.n_tasks
             placed.append(Run(piece.group, piece.start, stop, piece.attempt))
     queued += _validate_waiting(state)
+    queued += _validate_blocked(state)
     groups = [group for index in state.groups.values() for group in index.live()]
     _validate_cover(groups, queued, State.QUEUED)
     _validate_cover(groups, placed, State.PLACED)
@@ -86,14 +89,58 @@ def _validate_engine(state: SchedulerState, engine: EngineQueue) -> None:
 
 def _validate_waiting(state: SchedulerState) -> list[Run]:
     runs = []
-    n_tasks = 0
+    n_tasks = n_dormant = 0
     for lane in state.waiting.all_lanes():
         in_lane = list(lane.runs())
         assert lane.n_tasks == sum(map(len, in_lane)) > 0, "a lane's count"
-        assert lane.head().first_seq == min(run.first_seq for run in in_lane), "a lane's head"
+        firsts = [run.first_seq for run in in_lane]
+        assert firsts == sorted(set(firsts)), "a lane out of order"
+        assert lane.head() is in_lane[0], "a lane's head"
         n_tasks += lane.n_tasks
         runs += in_lane
+        usable = lane.constraint.is_free or state.is_usable(lane.constraint)
+        assert lane.is_dormant != usable, f"{lane.constraint} sleeps: {lane.is_dormant}"
+        if lane.is_dormant:
+            n_dormant += lane.n_tasks
+            assert not is_hopeless(state, lane.constraint) or any(
+                engine.is_leaving for engine in state.engines.values()
+            ), f"{lane.constraint} waits in vain"
+        else:
+            key = (-lane.constraint.priority, firsts[0])
+            assert lane.key == key, f"a lane is at {lane.key} and should be at {key}"
     assert n_tasks == state.waiting.n_tasks, f"{n_tasks} wait, counted {state.waiting.n_tasks}"
+    assert n_dormant == state.waiting.n_dormant, f"{n_dormant} sleep"
+    ready = list(state.waiting.lanes_in_turn())
+    assert len(ready) == len(set(ready)), "a lane twice"
+    assert set(ready) == {lane for lane in state.waiting.all_lanes() if not lane.is_dormant}
+    for before, after in pairwise(ready):
+        same_client = before.head().group.client == after.head().group.client
+        assert not same_client or before.key < after.key, "lanes out of order"
+    return runs
+
+
+def _validate_blocked(state: SchedulerState) -> list[Run]:
+    """Check that each blocked group waits for something that has not happened and still can."""
+    assert not state.told, "ends were told and not looked at"
+    assert not state.has_news, "there is news that nobody has looked at"
+    runs: list[Run] = []
+    for index in state.groups.values():
+        for group in index.live():
+            blocked = group.blocked
+            if blocked is None:
+                continue
+            assert blocked.runs, f"{group!r} is blocked without tasks"
+            runs += blocked.runs
+            after, follow = blocked.after, blocked.follow
+            open_after = after is not None and not after.is_met
+            open_follow = follow is not None and not (follow.is_met and follow.engines)
+            assert open_after or open_follow, f"{group!r} is blocked by nothing"
+            for tracker in (after if open_after else None, follow if open_follow else None):
+                if tracker is not None:
+                    assert blocked in tracker.waiters, f"{group!r} is forgotten"
+                    assert tracker.n_left, f"{group!r} waits for tasks that have ended"
+                    assert not tracker.is_missed, f"{group!r} waits in vain"
+    assert state.n_blocked == sum(map(len, runs)), f"{state.n_blocked} counted as blocked"
     return runs
 
 

@@ -1,231 +1,230 @@
-"""Tasks that wait for an engine: runs of tasks, in lanes, one set of lanes per client.
+"""Tasks that wait for an engine, in lanes, one set of lanes per client; clients take turns.
 
-What lives here: `Run` (tasks of one group with the same attempt number that wait together),
-`Lane` (the runs of one client that may go to the same engines, in sequence order) and
-`WaitingTasks` (all lanes, round-robin over clients). What must not: decisions about engines'
-load.
+What lives here: `WaitingTasks`. What must not: decisions about engines' load.
+
+A **lane** is what one client has waiting under one constraint. Of one client the lane with the
+highest priority comes first, then the one with the oldest task. A lane that no engine there may run
+is **dormant**: it is counted and can be asked about, and is not looked at when tasks are placed,
+until an engine comes that may run it.
 
 A million queued tasks are some hundred runs. Taking tasks from the front of a lane costs O(1),
-putting some back O(log runs).
+putting some back or taking out any others O(log runs).
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
+import math
+from bisect import bisect_left, insort
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from ipyfleet_protocol.ids import EngineId, PeerId
+from ipyfleet_protocol.ids import PeerId
 
-from .group import TaskGroup
+from .lane import Lane
+from .runs import ANYWHERE, Constraint, Run, split_runs
 
-
-class Constraint(NamedTuple):
-    """Which engines may run a task.
-
-    Attributes:
-        targets: engines that the caller named; None for any.
-        avoid: engines that failed the task; they get it again only when no other may run it.
-    """
-
-    targets: frozenset[EngineId] | None = None
-    avoid: frozenset[EngineId] = frozenset()
-
-    def admits(self, engine: EngineId) -> bool:
-        """Whether the caller allows this engine, whatever it has failed."""
-        return self.targets is None or engine in self.targets
+if TYPE_CHECKING:
+    from .engine_queue import EngineQueue
+    from .tracker import Tracker
 
 
-ANYWHERE = Constraint()
+class _ClientLanes:
+    """The lanes of one client, and those that are not dormant in the order of their keys."""
 
+    __slots__ = ("all", "ready")
 
-class Run:
-    """Tasks ``start … stop-1`` of a group, all with the same attempt number."""
+    def __init__(self) -> None:
+        self.all: dict[Constraint, Lane] = {}
+        self.ready: list[tuple[int, int, Lane]] = []
 
-    __slots__ = ("attempt", "group", "start", "stop")
+    def enter(self, lane: Lane) -> None:
+        """Give a lane its place."""
+        priority, first = -lane.constraint.priority, lane.head().first_seq
+        lane.key = (priority, first)
+        # No two lanes begin with the same task, so lanes themselves are never compared.
+        insort(self.ready, (priority, first, lane))
 
-    def __init__(self, group: TaskGroup, start: int, stop: int, attempt: int = 0) -> None:
-        self.group = group
-        self.start = start
-        self.stop = stop
-        self.attempt = attempt
+    def leave(self, lane: Lane) -> None:
+        """Take a lane out of its place."""
+        if len(self.ready) == 1:
+            self.ready.clear()
+        else:
+            del self.ready[bisect_left(self.ready, (*lane.key, lane))]
 
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __repr__(self) -> str:
-        return f"<Run {self.group.seq(self.start)}+{len(self)} attempt {self.attempt}>"
-
-    @property
-    def first_seq(self) -> int:
-        """Sequence number of the first task."""
-        return self.group.first + self.start
-
-
-class Lane:
-    """The waiting runs of one client under one constraint, lowest sequence number first."""
-
-    __slots__ = ("_heap", "constraint", "n_tasks")
-
-    def __init__(self, constraint: Constraint) -> None:
-        self.constraint = constraint
-        self.n_tasks = 0
-        # (first seq, run); no two numbers are equal, since runs are disjoint.
-        self._heap: list[tuple[int, Run]] = []
-
-    def head(self) -> Run:
-        """Return the run with the lowest sequence number."""
-        return self._heap[0][1]
-
-    def push(self, run: Run) -> None:
-        """Put a run in its place."""
-        self.n_tasks += len(run)
-        if self._heap:
-            head = self._heap[0][1]
-            if head.group is run.group and head.attempt == run.attempt and run.stop == head.start:
-                # Given back by an engine: without this, recalls would chop groups into crumbs.
-                head.start = run.start
-                self._heap[0] = (head.first_seq, head)
-                return
-        heapq.heappush(self._heap, (run.first_seq, run))
-
-    def take(self, count: int) -> Run:
-        """Take up to `count` tasks from the front of the first run."""
-        head = self._heap[0][1]
-        size = head.stop - head.start
-        if count >= size:
-            heapq.heappop(self._heap)
-            self.n_tasks -= size
-            return head
-        taken = Run(head.group, head.start, head.start + count, head.attempt)
-        head.start += count
-        # Its number has grown and is still the lowest: runs are disjoint. The order of the heap
-        # holds.
-        self._heap[0] = (head.first_seq, head)
-        self.n_tasks -= count
-        return taken
-
-    def remove(self, first: int, end: int) -> list[Run]:
-        """Take out the tasks with sequence numbers ``first … end-1``; O(runs)."""
-        if not any(run.first_seq < end and first < run.group.seq(run.stop) for run in self.runs()):
-            return []
-        removed, kept = split_runs([run for _, run in sorted(self._heap)], first, end)
-        self._heap = [(run.first_seq, run) for run in kept]
-        self.n_tasks -= sum(map(len, removed))
-        return removed
-
-    def runs(self) -> Iterator[Run]:
-        """Yield all runs, in no particular order."""
-        return (run for _, run in self._heap)
-
-
-def split_runs(runs: list[Run], first: int, end: int) -> tuple[list[Run], list[Run]]:
-    """Return the parts of runs inside ``first … end-1`` and those outside, in order."""
-    inside: list[Run] = []
-    outside: list[Run] = []
-    for run in runs:
-        group, offset = run.group, run.group.first
-        low = min(max(first - offset, run.start), run.stop)
-        high = max(min(end - offset, run.stop), low)
-        for start, stop, parts in (
-            (run.start, low, outside),
-            (low, high, inside),
-            (high, run.stop, outside),
-        ):
-            if start < stop:
-                parts.append(Run(group, start, stop, run.attempt))
-    return inside, outside
+    def update(self, lane: Lane) -> None:
+        """Give a lane whose first task may be another one its new place."""
+        priority, first = lane.key
+        head = lane.head()
+        now_first = head.group.first + head.start
+        if now_first == first:
+            return
+        if len(self.ready) == 1:
+            lane.key = (priority, now_first)
+            self.ready[0] = (priority, now_first, lane)
+        else:
+            self.leave(lane)
+            self.enter(lane)
 
 
 class WaitingTasks:
     """All balanced tasks that wait for an engine.
 
-    Clients take turns: after each slice that was taken, the next client is asked first.
+    Attributes:
+        n_tasks: how many they are.
+        n_dormant: how many of them no engine that is there may run.
     """
 
-    __slots__ = ("_lanes", "_turn", "n_tasks")
+    __slots__ = ("_clients", "_is_usable", "n_dormant", "n_tasks")
 
-    def __init__(self) -> None:
-        self._lanes: dict[PeerId, dict[Constraint, Lane]] = {}
-        self._turn: deque[PeerId] = deque()
+    def __init__(self, is_usable: Callable[[Constraint], bool]) -> None:
+        """Start empty.
+
+        Args:
+            is_usable: tells whether an engine is there that a constraint admits.
+        """
+        self._is_usable = is_usable
+        # In the order of their turns: who was served goes to the end.
+        self._clients: OrderedDict[PeerId, _ClientLanes] = OrderedDict()
         self.n_tasks = 0
+        self.n_dormant = 0
+
+    @property
+    def n_ready(self) -> int:
+        """How many tasks an engine that is there may run."""
+        return self.n_tasks - self.n_dormant
 
     def push(self, run: Run, constraint: Constraint) -> None:
         """Let a run wait."""
-        lanes = self._lanes.get(run.group.client)
+        lanes = self._clients.get(run.group.client)
         if lanes is None:
-            lanes = self._lanes[run.group.client] = {}
-            self._turn.append(run.group.client)
-        lane = lanes.get(constraint)
+            lanes = self._clients[run.group.client] = _ClientLanes()
+        count = run.stop - run.start
+        self.n_tasks += count
+        lane = lanes.all.get(constraint)
         if lane is None:
-            lane = lanes[constraint] = Lane(constraint)
-        lane.push(run)
-        self.n_tasks += len(run)
+            lane = lanes.all[constraint] = Lane(constraint)
+            lane.push(run)
+            if constraint is ANYWHERE or constraint.is_free or self._is_usable(constraint):
+                lanes.enter(lane)
+            else:
+                lane.is_dormant = True
+        else:
+            lane.push(run)
+            if not lane.is_dormant:
+                lanes.update(lane)
+        if lane.is_dormant:
+            self.n_dormant += count
 
     def lanes_in_turn(self) -> Iterator[Lane]:
-        """Yield lanes, the client first whose turn it is, and of one client the oldest task
-        first.
+        """Yield the lanes that are not dormant, the client first whose turn it is, and of one
+        client in the order of priorities and ages.
         """
-        for client in self._turn:
-            lanes = self._lanes[client]
-            if len(lanes) == 1:
-                yield from lanes.values()
-            else:
-                yield from sorted(lanes.values(), key=lambda lane: lane.head().first_seq)
+        for lanes in self._clients.values():
+            for _, _, lane in lanes.ready:
+                yield lane
+
+    def has_one_lane(self, client: PeerId) -> bool:
+        """Whether all that a client has waiting is in one lane."""
+        return len(self._clients[client].all) == 1
 
     def take(self, lane: Lane, count: int) -> Run:
-        """Take tasks from a lane; the turn goes to the next client."""
+        """Take tasks from a lane that is not dormant; the client goes to the end of the turn."""
         run = lane.take(count)
         client = run.group.client
         self.n_tasks -= run.stop - run.start
-        if len(self._turn) > 1 and self._turn[0] == client:
-            self._turn.rotate(-1)
-        if not lane.n_tasks:
-            self._forget_if_empty(client, lane)
+        if len(self._clients) > 1:
+            self._clients.move_to_end(client)
+        lanes = self._clients[client]
+        if lane.n_tasks:
+            lanes.update(lane)
+        else:
+            self._forget(client, lanes, lane)
         return run
 
-    def remove(self, client: PeerId, first: int, end: int) -> list[Run]:
-        """Take out a client's waiting tasks ``first … end-1``."""
-        removed: list[Run] = []
-        for lane in list(self._lanes.get(client, {}).values()):
-            removed += lane.remove(first, end)
-            self._forget_if_empty(client, lane)
-        self.n_tasks -= sum(map(len, removed))
+    def remove(
+        self, client: PeerId, first: int, end: int, due: float = math.inf
+    ) -> list[tuple[Constraint, Run]]:
+        """Take out a client's waiting tasks ``first … end-1``, of those whose deadline is not later
+        than `due`.
+        """
+        removed: list[tuple[Constraint, Run]] = []
+        lanes = self._clients.get(client)
+        if lanes is None:
+            return removed
+        for lane in list(lanes.all.values()):
+            part = lane.remove(first, end, due)
+            self._note_removed(client, lanes, lane, part)
+            removed += [(lane.constraint, run) for run in part]
         return removed
 
-    def remove_where_impossible(self, live: frozenset[EngineId]) -> list[tuple[Constraint, Run]]:
-        """Take out the tasks whose named targets are all gone; they cannot come back."""
-        return self._remove_lanes(
-            lambda lane: lane.constraint.targets is not None and not lane.constraint.targets & live
-        )
-
-    def remove_all(self) -> list[tuple[Constraint, Run]]:
-        """Take out everything."""
-        return self._remove_lanes(lambda lane: True)
+    def remove_where(self, condition: Callable[[Lane, Run], bool]) -> list[tuple[Constraint, Run]]:
+        """Take out the runs for which a condition holds; O(all runs)."""
+        removed: list[tuple[Constraint, Run]] = []
+        for client, lanes in list(self._clients.items()):
+            for lane in list(lanes.all.values()):
+                for run in [run for run in lane.runs() if condition(lane, run)]:
+                    part = lane.remove(run.first_seq, run.group.seq(run.stop))
+                    self._note_removed(client, lanes, lane, part)
+                    removed += [(lane.constraint, each) for each in part]
+        return removed
 
     def all_lanes(self) -> list[Lane]:
         """Return all lanes."""
-        return [lane for lanes in self._lanes.values() for lane in lanes.values()]
+        return [lane for lanes in self._clients.values() for lane in lanes.all.values()]
 
-    def _remove_lanes(self, condition: Callable[[Lane], bool]) -> list[tuple[Constraint, Run]]:
-        removed = []
-        for client, lanes in list(self._lanes.items()):
-            for lane in list(lanes.values()):
-                if condition(lane):
-                    removed += [(lane.constraint, lane.take(lane.n_tasks)) for _ in [*lane.runs()]]
-                    self._forget_if_empty(client, lane)
-        self.n_tasks -= sum(len(run) for _, run in removed)
-        return removed
+    # -- who may run them ---------------------------------------------------------------------
 
-    def _forget_if_empty(self, client: PeerId, lane: Lane) -> None:
-        if lane.n_tasks:
-            return
-        lanes = self._lanes[client]
-        del lanes[lane.constraint]
-        if not lanes:
-            del self._lanes[client]
-            self._turn.remove(client)
+    def note_engine_joined(self, engine: EngineQueue) -> None:
+        """Wake the lanes that a new engine may run."""
+        if self.n_dormant:
+            self._wake(lambda lane: lane.constraint.admits(engine))
+
+    def note_places(self, tracker: Tracker) -> None:
+        """Wake the lanes that follow a dependency that has got places, if they may run now."""
+        if self.n_dormant:
+            self._wake(
+                lambda lane: lane.constraint.follow is tracker and self._is_usable(lane.constraint)
+            )
+
+    def note_engine_gone(self) -> None:
+        """Let the lanes sleep that no engine may run any more."""
+        for lanes in self._clients.values():
+            for lane in lanes.all.values():
+                constraint = lane.constraint
+                if lane.is_dormant or constraint.is_free or self._is_usable(constraint):
+                    continue
+                lanes.leave(lane)
+                lane.is_dormant = True
+                self.n_dormant += lane.n_tasks
+
+    def _wake(self, condition: Callable[[Lane], bool]) -> None:
+        for lanes in self._clients.values():
+            for lane in lanes.all.values():
+                if lane.is_dormant and condition(lane):
+                    lane.is_dormant = False
+                    self.n_dormant -= lane.n_tasks
+                    lanes.enter(lane)
+
+    def _note_removed(
+        self, client: PeerId, lanes: _ClientLanes, lane: Lane, removed: list[Run]
+    ) -> None:
+        count = sum(map(len, removed))
+        self.n_tasks -= count
+        if lane.is_dormant:
+            self.n_dormant -= count
+        if not lane.n_tasks:
+            self._forget(client, lanes, lane)
+        elif count and not lane.is_dormant:
+            lanes.update(lane)
+
+    def _forget(self, client: PeerId, lanes: _ClientLanes, lane: Lane) -> None:
+        """Forget a lane that is empty."""
+        if not lane.is_dormant:
+            lanes.leave(lane)
+        del lanes.all[lane.constraint]
+        if not lanes.all:
+            del self._clients[client]
 
 
 __all__ = ["ANYWHERE", "Constraint", "Lane", "Run", "WaitingTasks", "split_runs"]

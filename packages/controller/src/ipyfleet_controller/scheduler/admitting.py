@@ -1,0 +1,117 @@
+"""New groups: where their tasks wait, and which of them cannot run at all.
+
+What lives here: `Admission`. What must not: what happens to tasks later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ipyfleet_protocol.ids import EngineId
+from ipyfleet_protocol.messages import ErrorInfo, Group, Options
+
+from . import events as ev
+from .dependencies import Dependencies
+from .endings import deliver, own_error
+from .group import GroupIndex, State, TaskGroup
+from .instructions import Instruction, RecordGroup, Refuse
+from .merging import merge_groups
+from .runs import ANYWHERE, Constraint, Run
+from .state import SchedulerState
+from .wording import no_engine_left, no_such_engine
+
+
+class Admission:
+    """Lets groups in."""
+
+    def __init__(self, state: SchedulerState, dependencies: Dependencies) -> None:
+        self._state = state
+        self._dependencies = dependencies
+
+    def submit(self, event: ev.SubmitEvent, now: float) -> list[Instruction]:
+        """Let the tasks of groups wait; end those that cannot run."""
+        index = self._state.groups.get(event.client)
+        if index is None:
+            index = self._state.groups[event.client] = GroupIndex()
+        out: list[Instruction] = []
+        endings: list[tuple[Run, ErrorInfo]] = []
+        for group, frames in merge_groups(event.groups, event.frames):
+            if group.first < index.next_seq:
+                reason = f"tasks {group.first} … are submitted after {index.next_seq - 1}"
+                out.append(Refuse(event.client, reason))
+                continue
+            tasks = TaskGroup(event.client, group, frames.payload)
+            index.add(tasks)
+            out.append(RecordGroup(tasks))
+            self._state.story.note(now, event.client, group.first, group.count, "submitted")
+            ended = self._admit(tasks, group, frames.function, now)
+            if ended:
+                # At once: a group of the same message may depend on it.
+                self._state.note_endings(ended, State.QUEUED, now)
+                endings += ended
+        return [*out, *deliver(endings)] if endings else out
+
+    def _admit(
+        self, tasks: TaskGroup, group: Group, body: Sequence[Any], now: float
+    ) -> list[tuple[Run, ErrorInfo]]:
+        """Let a new group's tasks wait; return those that cannot run."""
+        state, options = self._state, group.options
+        run = Run(tasks, 0, tasks.count)
+        if tasks.function is not None and not state.functions.acquire(
+            tasks.client, tasks.function, body
+        ):
+            error = own_error("KernelError", "the function's body is not known to the controller")
+            tasks.function = None
+            return [(run, error)]
+        if options.placement == "direct":
+            return self._admit_direct(tasks, options.targets or [])
+        if not state.engines and state.patience_until is None:
+            return [(run, own_error("NoEnginesRegistered"))]
+        constraint = constraint_of(options)
+        if options.targets is not None and not state.live_ids().intersection(options.targets):
+            return [(run, no_engine_left(state, constraint, tasks))]
+        state.set_deadline(run, now)
+        if options.after is not None or options.follow is not None:
+            impossible = self._dependencies.block(run, constraint)
+            return [(run, impossible)] if impossible is not None else []
+        state.waiting.push(run, constraint)
+        return []
+
+    def _admit_direct(
+        self, tasks: TaskGroup, targets: Sequence[int]
+    ) -> list[tuple[Run, ErrorInfo]]:
+        impossible = []
+        start = 0
+        while start < len(targets):
+            target = targets[start]
+            stop = start + 1
+            while stop < len(targets) and targets[stop] == target:
+                stop += 1
+            run = Run(tasks, start, stop)
+            engine = self._state.engines.get(EngineId(target))
+            if engine is None or engine.is_leaving:
+                impossible.append((run, no_such_engine(self._state, target, tasks)))
+            else:
+                engine.direct.append(run)
+                engine.n_direct += len(run)
+                self._state.direct.add(engine)
+            start = stop
+        return impossible
+
+
+def constraint_of(options: Options) -> Constraint:
+    """Return under what terms tasks with these options wait at first."""
+    if options.targets is None and not options.resources and not options.priority:
+        return ANYWHERE
+    targets = None
+    if options.targets is not None:
+        targets = frozenset(EngineId(target) for target in options.targets)
+    return Constraint(
+        targets=targets,
+        needs=tuple(sorted(options.resources.items())),
+        priority=options.priority,
+    )
+
+
+__all__ = ["Admission", "constraint_of"]
