@@ -148,6 +148,7 @@ class IPController(Application):
             self.heartbeat_limit,
         )
         site.ssh_servers = {"client": self.ssh_server, "engine": self.engine_ssh_server}
+        _raise_file_limit()
         with SignalPipe() as signals:
             try:
                 site.open()
@@ -217,6 +218,17 @@ class IPController(Application):
         logger.addHandler(log_handler("ipcontroller", path, as_json=self.log_json))
         logger.setLevel(cast("int", self.log_level))
         logger.propagate = False
+
+
+def _raise_file_limit() -> None:
+    """Each engine has three connections; the usual limit is made for programs that use `select`."""
+    try:
+        import resource
+    except ImportError:
+        return  # this system has no such limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def make_router(
