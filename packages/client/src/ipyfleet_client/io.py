@@ -158,7 +158,7 @@ class Wire:
             return
         try:
             dealer = self._connect()
-        except OSError:
+        except (OSError, zmq.ZMQError):
             if not self._thread.is_alive():
                 raise  # The first one, in the thread of whoever asked for it.
             logger.debug("could not connect", exc_info=True)
