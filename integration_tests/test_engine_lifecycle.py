@@ -524,8 +524,11 @@ def test_mpi_without_a_launcher_says_so(controller_only: ipf.Cluster) -> None:
 
 @pytest.fixture
 def beating(tmp_path: Path) -> Iterator[ipf.Cluster]:
-    """Start a cluster that takes a silent engine for dead after `LIMIT_S`; it has none yet."""
-    with running_controller(tmp_path, f"--heartbeat-limit={LIMIT_S}") as cluster:
+    """Start a cluster that takes a silent engine for dead after `LIMIT_S`, and waits for none to
+    come back; it has none yet.
+    """
+    limits = f"--heartbeat-limit={LIMIT_S}", "--away-limit=0"
+    with running_controller(tmp_path, *limits) as cluster:
         yield cluster
 
 

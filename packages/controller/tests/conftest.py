@@ -391,8 +391,8 @@ def start(tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def dealers(start: Any) -> Iterator[Dealers]:
-    """Raw sockets to a controller on this host."""
-    dealers = Dealers(start().info())
+    """Raw sockets to a controller on this host; who breaks a connection is gone."""
+    dealers = Dealers(start("--away-limit=0").info())
     yield dealers
     dealers.close()
 

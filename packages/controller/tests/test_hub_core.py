@@ -8,7 +8,8 @@ import pytest
 
 from ipyfleet_controller.hub import events as ev
 from ipyfleet_controller.hub import instructions as ins
-from ipyfleet_controller.hub.core import AGENT_WAIT_S, LAST_WORDS_S, SWEEP_AFTER_S, HubCore
+from ipyfleet_controller.hub.core import HubCore
+from ipyfleet_controller.hub.departing import AGENT_WAIT_S, LAST_WORDS_S, SWEEP_AFTER_S
 from ipyfleet_controller.hub.joining import Cluster
 from ipyfleet_controller.scheduler import events as sev
 from ipyfleet_protocol import messages as m
@@ -22,7 +23,7 @@ class Hub:
     """A hub with a clock; `says` feeds a message and returns what is to be done."""
 
     def __init__(self) -> None:
-        self.core = HubCore(Cluster(INSTANCE, "host", "/dev/shm/x", "0.1.0"))
+        self.core = HubCore(Cluster(INSTANCE, "host", "/dev/shm/x", "0.1.0"), away_s=0.0)
         self.now = 10.0
 
     def says(self, peer: PeerId, channel: Channel, message: Any, **more: Any) -> list[Any]:

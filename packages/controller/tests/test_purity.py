@@ -44,7 +44,7 @@ def test_the_handlers_that_the_table_names_exist() -> None:
     """Each handler of ours in the table of messages is a function of ours."""
     named = {handler for entry in TABLE for handler in entry.handlers}
     ours = sorted(name for name in named if name.startswith("ipyfleet_controller"))
-    assert len(ours) == 3
+    assert len(ours) == 4
     for name in ours:
         module, _, path = name.partition(":")
         assert callable(operator.attrgetter(path)(importlib.import_module(module)))

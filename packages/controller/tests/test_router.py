@@ -162,8 +162,8 @@ def test_a_second_peer_with_the_same_id_is_refused(dealers: Any, wire: Any) -> N
     """Nobody joins twice."""
     peer = new_peer_id()
     socket = dealers.connect(peer, Channel.CLIENT)
-    for _ in range(2):
-        wire.send(socket, dealers.hello("client", peer))
+    for pid in (1, 2):
+        wire.send(socket, dealers.hello("client", peer, pid=pid))
     wire.receive(socket, m.Welcome)
     refused, _ = wire.receive(socket, m.Refused)
     assert "has joined already" in refused.reason

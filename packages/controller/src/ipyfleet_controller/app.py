@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,9 @@ class IPController(Application):
     ).tag(config=True)
     db_file = Unicode("", help="SQLite's file, if it is not to be in the profile").tag(config=True)
     db_url = Unicode("", help="which PostgreSQL: postgresql://user@host/database").tag(config=True)
+    away_limit = Float(
+        15.0, min=0.0, help="seconds that a peer may be away before it is taken for gone"
+    ).tag(config=True)
     db_max_records = Int(0, min=0, help="records kept; 0 for any number").tag(config=True)
     db_max_bytes = Int(1 << 30, min=0, help="bytes of results kept").tag(config=True)
     db_max_age_s = Float(7 * 86400.0, min=0.0, help="seconds that results are kept").tag(
@@ -92,6 +96,7 @@ class IPController(Application):
         "enginessh": "IPController.engine_ssh_server",
         "hwm": "IPController.hwm",
         "heartbeat-limit": "IPController.heartbeat_limit",
+        "away-limit": "IPController.away_limit",
         "db": "IPController.db_class",
         "db-file": "IPController.db_file",
         "db-url": "IPController.db_url",
@@ -154,7 +159,11 @@ class IPController(Application):
                 site.open()
                 keeper = self._make_keeper()
                 router = make_router(
-                    site, hwm=self.hwm, keeper=keeper, result_max_bytes=self.db_result_bytes
+                    site,
+                    hwm=self.hwm,
+                    keeper=keeper,
+                    result_max_bytes=self.db_result_bytes,
+                    away_s=self.away_limit,
                 )
                 router.outbox_max_bytes = self.outbox_max_bytes
                 router.add_reader(signals.fd, lambda: router.close_soon(signals.read()))
@@ -232,9 +241,15 @@ def _raise_file_limit() -> None:
 
 
 def make_router(
-    site: Any, *, keeper: RecordKeeper, hwm: int = 0, result_max_bytes: int = 64 << 20
+    site: Any,
+    *,
+    keeper: RecordKeeper,
+    hwm: int = 0,
+    result_max_bytes: int = 64 << 20,
+    away_s: float = 15.0,
 ) -> Any:
     """Return a `Router` at an open `ControllerSite`, with what keeps its records."""
+    from ipyfleet_protocol.checks import INCARNATION_BYTES
     from ipyfleet_protocol.connection import host_id
     from ipyfleet_protocol.versions import python_version
 
@@ -245,9 +260,15 @@ def make_router(
     from .scheduler.core import SchedulerCore
 
     instance = bytes.fromhex(site.instance)
-    hub = HubCore(
-        Cluster(instance, host_id(), str(site.blob_dir), __version__, python=python_version())
+    cluster = Cluster(
+        instance,
+        host_id(),
+        str(site.blob_dir),
+        __version__,
+        python=python_version(),
+        incarnation=os.urandom(INCARNATION_BYTES),
     )
+    hub = HubCore(cluster, away_s=away_s)
     scheduler = SchedulerCore(hwm=hwm)
     desk = Desk(keeper, hub.registry, scheduler.state)
     desk.blob_dir = site.blob_dir

@@ -23,6 +23,7 @@ from ipyfleet_protocol.ids import EngineId, parse_msg_id
 
 from .database.answers import pack, read_results
 from .database.base import GroupEntry, Limits, NoData, ResultsEntry, TaskDatabase
+from .database.conditions import pack_conditions
 from .database.keeper import RecordKeeper
 from .database.payloads import bound, hold
 from .database.query import QueryError
@@ -112,6 +113,11 @@ class Desk:
         # A group is not kept for its record's sake: it has the tasks' payloads.
         light = [_group_entry(*item) if len(item) == 2 else item for item in noted]
         self._keeper.put(partial(_entries, light, self.result_max_bytes), n_bytes)
+
+    def when_recorded(self, call: Callable[[], None]) -> None:
+        """Have something called when all that was noted is written, or cannot be."""
+        self.flush()
+        self._keeper.ask(lambda database: None, lambda found: call())
 
     def answer(
         self,
@@ -260,6 +266,7 @@ def _group_entry(group: TaskGroup, submitted: float) -> GroupEntry:
         options.placement,
         function.name if function else "",
         submitted,
+        pack_conditions(options),
     )
 
 

@@ -1,9 +1,11 @@
 """Sending to peers through the one ROUTER, whatever their state.
 
 What lives here: `Outbox`. A send never blocks: what a peer's full pipe does not take waits here,
-in order. Of that, output is given up first when it grows beyond a bound, and what was given up is
-told; results and tasks are never dropped one by one: a client for which too much waits is named in
-`overflowing`, and the router parts with it. What waits for an engine is bounded by what the
+in order. What was sent over a line (`lines.Line`) is kept until the peer has acknowledged it, and
+sent again after a break (`resume`); while the line is broken it is only kept. Of what a peer has
+not taken, output is given up first when it grows beyond a bound, and what was given up is told;
+results and tasks are never dropped one by one: a client for which too much is kept is named in
+`overflowing`, and the router parts with it. What is kept for an engine is bounded by what the
 scheduler lets it hold. What must not: decisions about what to send.
 """
 
@@ -11,7 +13,8 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import zmq
 
@@ -20,11 +23,13 @@ from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.ids import Channel, PeerId, RoutingId, routing_id
 from ipyfleet_protocol.messages import Output, OutputItem
 
+from .lines import Line
+
 OUTPUT_MAX_BYTES = 16 << 20
-"""Bytes waiting for one peer above which its further output is given up."""
+"""Bytes kept for one peer above which its further output is given up."""
 
 WAITING_MAX_BYTES = 512 << 20
-"""Bytes waiting for a client above which the controller parts with it."""
+"""Bytes kept for a client above which the controller parts with it."""
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _MORE = int(zmq.SNDMORE | zmq.DONTWAIT)
@@ -42,7 +47,7 @@ class Backlog:
     __slots__ = ("messages", "n_bytes")
 
     def __init__(self) -> None:
-        self.messages: deque[tuple[Frame, Sequence[Frame]]] = deque()
+        self.messages: deque[Sequence[Frame]] = deque()
         self.n_bytes = 0
 
 
@@ -50,9 +55,9 @@ class Outbox:
     """Sends, keeps what cannot be sent yet, and notes who is gone.
 
     Attributes:
-        max_bytes: bytes that may wait for a client; a single message may be larger.
+        max_bytes: bytes that may be kept for a client; a single message may be larger.
         unreachable: channels found without a connection; whoever reads them takes them out.
-        overflowing: clients' channels for which more waits; as `unreachable`.
+        overflowing: clients' channels for which more is kept; as `unreachable`.
         dropped_bytes: output given up so far, of all peers.
         n_sent: messages so far.
     """
@@ -60,6 +65,7 @@ class Outbox:
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
         self._backlogs: dict[RoutingId, Backlog] = {}
+        self._lines: dict[RoutingId, Line] = {}
         self.max_bytes = WAITING_MAX_BYTES
         self.unreachable: list[RoutingId] = []
         self.overflowing: set[RoutingId] = set()
@@ -76,32 +82,83 @@ class Outbox:
         """Bytes that could not be sent yet, of all peers."""
         return sum(backlog.n_bytes for backlog in self._backlogs.values())
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that peers have not acknowledged, of all peers."""
+        return sum(line.sent.n_bytes for line in self._lines.values())
+
+    # -- lines --------------------------------------------------------------------------------
+
+    def open(self, peer: PeerId, channels: Iterable[Channel], *, broken: bool = False) -> None:
+        """Begin to count and keep what is sent to a peer; `broken`: only keep it, until `resume`."""
+        for channel in channels:
+            identity = routing_id(peer, channel)
+            line = self._lines[identity] = Line(identity)
+            line.is_broken = broken
+
+    def line(self, identity: bytes) -> Line | None:
+        """Return the line that a socket identity is the name of, if it is open."""
+        return self._lines.get(cast("RoutingId", identity))
+
+    def resume(self, line: Line, received: int, answer: Frame) -> None:
+        """Go on over a new connection.
+
+        Args:
+            line: which line.
+            received: how many messages the peer has.
+            answer: what is sent first; it is not counted.
+
+        Raises:
+            ProtocolError: if the peer cannot have that many. Nothing has changed.
+        """
+        missing = line.sent.unacknowledged(received)
+        self._drop_backlog(line.identity)
+        line.is_broken = False
+        self._post(line.identity, (answer,))
+        for message in missing:
+            if line.is_broken:
+                return
+            self._post(line.identity, message)
+
+    def forget(self, peer: PeerId) -> None:
+        """Drop what waits and what is kept for a peer that is gone."""
+        for channel in Channel:
+            identity = routing_id(peer, channel)
+            self._drop_backlog(identity)
+            self._lines.pop(identity, None)
+
+    # -- sending ------------------------------------------------------------------------------
+
     def send(
         self, peer: PeerId, channel: Channel, header: Frame, frames: Sequence[Frame] = ()
     ) -> None:
-        """Send a message now, or as soon as the peer's pipe has room."""
+        """Send a message now, or as soon as the peer's pipe has room, or after a break."""
         self.n_sent += 1
         identity = routing_id(peer, channel)
-        backlog = self._backlogs.get(identity) if self._backlogs else None
-        if backlog is None:
-            if self._try(identity, header, frames):
-                return
-            backlog = self._backlogs[identity] = Backlog()
-        backlog.messages.append((header, frames))
-        backlog.n_bytes += len(header) + sum(map(len, frames))
-        if (
-            backlog.n_bytes > self.max_bytes
-            and channel is Channel.CLIENT
-            and len(backlog.messages) > 1
-        ):
+        message = (header, *frames)
+        line = self._lines.get(identity)
+        if line is None:
+            self._post(identity, message)
+            return
+        sent = line.sent
+        sent.note(message)
+        if not line.is_broken:
+            self._post(identity, message)
+        if sent.n_bytes > self.max_bytes and channel is Channel.CLIENT and len(sent) > 1:
             self.overflowing.add(identity)
+
+    def post(self, peer: PeerId, channel: Channel, header: Frame) -> None:
+        """Send a message of the session itself, which is neither counted nor kept."""
+        self._post(routing_id(peer, channel), (header,))
 
     def send_output(
         self, peer: PeerId, message: Output, header: Frame, frames: Sequence[Frame]
     ) -> None:
-        """Send output; only the note of how much there was if too much waits for the peer."""
-        backlog = self._backlogs.get(routing_id(peer, Channel.CLIENT))
-        if backlog is not None and backlog.n_bytes > OUTPUT_MAX_BYTES:
+        """Send output; only the note of how much there was if too much is kept for the peer."""
+        identity = routing_id(peer, Channel.CLIENT)
+        line, backlog = self._lines.get(identity), self._backlogs.get(identity)
+        n_bytes = line.sent.n_bytes if line else backlog.n_bytes if backlog else 0
+        if n_bytes > OUTPUT_MAX_BYTES:
             stub = _without_content(message, frames)
             self.dropped_bytes += sum(item.dropped_bytes for item in stub.items)
             header, frames = encode(stub), ()
@@ -110,27 +167,37 @@ class Outbox:
     def probe(self, peer: PeerId, channel: Channel, header: Frame) -> None:
         """Find out whether a peer is connected; a full pipe is a connection."""
         identity = routing_id(peer, channel)
-        if identity not in self._backlogs:
-            self._try(identity, header, ())
+        line = self._lines.get(identity)
+        if identity not in self._backlogs and (line is None or not line.is_broken):
+            self._try(identity, (header,))
 
     def retry(self) -> None:
         """Send what waits, as far as that goes now."""
         for identity, backlog in list(self._backlogs.items()):
             while backlog.messages:
-                header, frames = backlog.messages[0]
-                if not self._try(identity, header, frames):
+                message = backlog.messages[0]
+                if not self._try(identity, message):
                     break
+                if identity not in self._backlogs:
+                    break  # the line is broken
                 backlog.messages.popleft()
-                backlog.n_bytes -= len(header) + sum(map(len, frames))
+                backlog.n_bytes -= sum(map(len, message))
             else:
-                del self._backlogs[identity]
+                self._drop_backlog(identity)
 
-    def forget(self, peer: PeerId) -> None:
-        """Drop what waits for a peer that is gone."""
-        for channel in Channel:
-            self._backlogs.pop(routing_id(peer, channel), None)
+    def _post(self, identity: RoutingId, message: Sequence[Frame]) -> None:
+        backlog = self._backlogs.get(identity) if self._backlogs else None
+        if backlog is None:
+            if self._try(identity, message):
+                return
+            backlog = self._backlogs[identity] = Backlog()
+        backlog.messages.append(message)
+        backlog.n_bytes += sum(map(len, message))
 
-    def _try(self, identity: RoutingId, header: Frame, frames: Sequence[Frame]) -> bool:
+    def _drop_backlog(self, identity: RoutingId) -> None:
+        self._backlogs.pop(identity, None)
+
+    def _try(self, identity: RoutingId, message: Sequence[Frame]) -> bool:
         """Send unless the pipe is full. A message to nobody counts as sent."""
         send = self._socket.send
         try:
@@ -142,11 +209,14 @@ class Outbox:
             if error.errno not in (errno.EHOSTUNREACH, zmq.EHOSTUNREACH):
                 raise
             self.unreachable.append(identity)
+            line = self._lines.get(identity)
+            if line is not None:
+                line.is_broken = True
+                self._drop_backlog(identity)
             return True
-        part = header
-        for following in frames:
+        for part in message[:-1]:
             send(part, _MORE, type(part) is not _FRAME and len(part) <= COPY_MAX_BYTES)
-            part = following
+        part = message[-1]
         send(part, _DONTWAIT, type(part) is not _FRAME and len(part) <= COPY_MAX_BYTES)
         return True
 

@@ -23,7 +23,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -33,19 +33,24 @@ from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import SliceFrames, decode, encode, split, split_output
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import ProtocolError
-from ipyfleet_protocol.ids import Channel, PeerId, split_routing_id
+from ipyfleet_protocol.ids import Channel, PeerId, routing_id, split_routing_id
+from ipyfleet_protocol.reliable import SESSION_MESSAGES
 from ipyfleet_protocol.table import SENDERS
 
 from .desk import Desk
 from .hub import events as hev
 from .hub import instructions as hins
 from .hub.core import HubCore
+from .hub.journal import PeerJoined, PeerLeft
 from .hub.peers import ROLE_OF_CHANNEL, channels_of
+from .lines import Line
 from .outbox import Outbox
+from .processes import ProcessWatch
 from .scheduler import events as sev
 from .scheduler import instructions as sins
 from .scheduler.core import SchedulerCore
 from .scheduler.group import IllegalTransition
+from .sessions import Sessions
 from .watching import ResultWatches
 
 log = logging.getLogger("ipyfleet.controller")
@@ -98,6 +103,9 @@ class Router:
         self._desk = desk
         self._watches = ResultWatches(scheduler.state.is_live)
         self._outbox = Outbox(socket)
+        self._sessions = Sessions(self._outbox, self._wake_at)
+        self._processes = ProcessWatch()
+        self._line: Line | None = None
         self._poller = zmq.Poller()
         self._readers: dict[Any, Callable[[], None]] = {}
         self._wakes: list[float] = []
@@ -192,6 +200,9 @@ class Router:
             self._part_with_overflowing()
         if self._desk.is_full or not ready:
             self._desk.flush()
+            if self._sessions.has_unrecorded:
+                taken = self._sessions.take_unrecorded()
+                self._desk.when_recorded(partial(self._sessions.note_recorded, taken))
 
     def _patience_ms(self) -> int | None:
         """Return how long the loop may sleep; None for "until something comes"."""
@@ -238,6 +249,7 @@ class Router:
             return
         while self._wakes and self._wakes[0] <= now:
             heapq.heappop(self._wakes)
+        self._sessions.sweep(now)
         self._feed_hub(hev.TickEvent())
         self._feed_scheduler(sev.TickEvent())
         self._must_place = True
@@ -264,7 +276,8 @@ class Router:
     def _probe(self, now: float) -> None:
         self._probes = [at for at in self._probes if at > now]
         for peer in list(self._hub.registry.peers.values()):
-            self._outbox.probe(peer.peer, channels_of(peer.role)[0], _PROBE)
+            for channel in channels_of(peer.role):
+                self._outbox.probe(peer.peer, channel, _PROBE)
 
     def _note_unreachable(self) -> None:
         while self._outbox.unreachable:
@@ -280,10 +293,9 @@ class Router:
             peer, channel = name
             reason = f"over {self._outbox.max_bytes >> 20} MiB waited for the peer to read them"
             log.warning("parted with %s: %s", peer.hex()[:8], reason)
-            self._feed_hub(hev.UnreachableEvent(peer, channel))
-            self._outbox.forget(peer)
+            self._feed_hub(hev.OverflowEvent(peer, reason))
             # It reads this after what its pipe took before; it must not wait for the rest.
-            self._outbox.send(peer, channel, encode(m.Closing(reason)))
+            self._outbox.post(peer, channel, encode(m.Closing(reason)))
 
     # -- in -----------------------------------------------------------------------------------
 
@@ -294,8 +306,17 @@ class Router:
         peer, channel = name
         key_role = self._key_role(self._key_part) if self._key_part is not None else None
         header, payload = parts[1], parts[2:]
-        message = decode(header)
+        line = self._line = self._outbox.line(cast("bytes", parts[0]))
+        try:
+            message = decode(header)
+        except ProtocolError:
+            # Whoever sent it has counted it.
+            if line is not None:
+                self._sessions.note(line, parts, time.monotonic())
+            raise
         kind = type(message)
+        if line is not None and kind not in SESSION_MESSAGES:
+            self._sessions.note(line, parts, time.monotonic())
         role = self._hub.role_of(peer, channel)
         if role is None:
             if kind not in (m.Hello, m.Attach):
@@ -306,7 +327,7 @@ class Router:
         elif role not in SENDERS[kind]:
             refused = m.Refused(f"{kind.__name__} is not a message for an {role} to send")
             self.n_refused += 1
-            self._outbox.send(peer, channel, encode(refused))
+            self._outbox.post(peer, channel, encode(refused))
             return
         if key_role is not None and key_role != _key_wanted(channel):
             self.n_refused += 1
@@ -343,11 +364,18 @@ class Router:
             raise ProtocolError(f"engine {engine_id} calls itself {message.engine}")
         self._feed_scheduler(sev.ResultsEvent(engine_id, message, frames))
         self._must_place = True
+        if message.number:
+            self._sessions.note_forwarded(PeerId(message.client), peer, message.number)
 
     def _take_recalled(self, peer: PeerId, message: m.Recalled, frames: Sequence[Frame]) -> None:
         engine_id = self._hub.registry.peers[peer].engine_id
         self._feed_scheduler(sev.RecalledEvent(engine_id, message.first, message.last))
         self._must_place = True
+
+    def note_ack(self, peer: PeerId, message: m.Ack, frames: Sequence[Frame]) -> None:
+        """Let go of what a peer has, and tell engines whose results it has."""
+        if self._line is not None:
+            self._sessions.acknowledge(self._line, message.received)
 
     def forward_output(self, peer: PeerId, message: m.Output, frames: Sequence[Frame]) -> None:
         """Send an engine's output to the client whose task wrote it, as received."""
@@ -363,6 +391,7 @@ class Router:
         m.Cancel: _take_cancel,
         m.Results: _take_results,
         m.Recalled: _take_recalled,
+        m.Ack: note_ack,
         m.Output: forward_output,
     }
 
@@ -384,7 +413,35 @@ class Router:
             log.info("refused %s: %s", what.peer.hex()[:8], what.message.reason)
         elif isinstance(what.message, m.Welcome):
             self._log_welcome(what.peer, what.message)
-        self._outbox.send(what.peer, what.channel, encode(what.message))
+        send = self._outbox.post if type(what.message) in SESSION_MESSAGES else self._outbox.send
+        send(what.peer, what.channel, encode(what.message))
+
+    def _do_open(self, what: hins.OpenLines) -> None:
+        self._outbox.open(what.peer, what.channels, broken=what.broken)
+
+    def _do_resume(self, what: hins.ResumeLine) -> None:
+        line = self._outbox.line(routing_id(what.peer, what.channel))
+        assert line is not None, "only a peer that has joined can go on"
+        what.answer.received = line.received.count
+        try:
+            if not what.is_known and line.received.count:
+                raise ProtocolError("it has been here already, and does not know of it")
+            self._outbox.resume(line, what.received, encode(what.answer))
+            line.received.told()
+        except ProtocolError as error:
+            refused = m.Refused(f"a peer with this id has joined already: {error}")
+            self._outbox.post(what.peer, what.channel, encode(refused))
+
+    def _do_check_process(self, what: hins.CheckProcess) -> None:
+        if self._processes.is_gone(what.peer):
+            self._feed_hub(hev.ProcessGoneEvent(what.peer))
+
+    def _do_remember(self, what: hins.Remember) -> None:
+        entry = what.entry
+        if isinstance(entry, PeerJoined):
+            entry.pid_start = self._processes.add(PeerId(entry.peer), entry.host, entry.pid)
+        elif isinstance(entry, PeerLeft):
+            self._processes.forget(PeerId(entry.peer))
 
     def _log_welcome(self, peer: PeerId, welcome: m.Welcome) -> None:
         entry = self._hub.registry.peers[peer]
@@ -428,6 +485,7 @@ class Router:
 
     def _do_forget(self, what: hins.ForgetPeer) -> None:
         self._outbox.forget(what.peer)
+        self._sessions.note_client_gone(what.peer)
         self._watches.forget(what.peer)
 
     def _do_sweep(self, what: hins.SweepBlobs) -> None:
@@ -441,8 +499,11 @@ class Router:
         self._is_over = True
 
     def _do_wake(self, what: hins.WakeAt | sins.WakeAt) -> None:
-        if not self._wakes or what.at != self._wakes[0]:
-            heapq.heappush(self._wakes, what.at)
+        self._wake_at(what.at)
+
+    def _wake_at(self, at: float) -> None:
+        if not self._wakes or at != self._wakes[0]:
+            heapq.heappush(self._wakes, at)
 
     def _do_send_tasks(self, what: sins.SendTasks) -> None:
         self._outbox.send(what.peer, Channel.TASK, encode(m.RunTasks(what.slices)), what.frames)
@@ -472,10 +533,14 @@ class Router:
         self._desk.note_group(what.group, time.time())
 
     def _do_refuse(self, what: sins.Refuse) -> None:
-        self._outbox.send(what.client, Channel.CLIENT, encode(m.Refused(what.reason)))
+        self._outbox.post(what.client, Channel.CLIENT, encode(m.Refused(what.reason)))
 
     _PERFORM: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
         hins.Send: _do_send,
+        hins.OpenLines: _do_open,
+        hins.ResumeLine: _do_resume,
+        hins.CheckProcess: _do_check_process,
+        hins.Remember: _do_remember,
         hins.ForwardToClient: _do_forward,
         hins.ForwardToEngine: _do_forward_to_engine,
         hins.TellScheduler: _do_tell_scheduler,

@@ -3,9 +3,8 @@
 What lives here: `HubCore` with its one door, `handle`. What must not: sockets, clocks, threads.
 Time is an argument (`now`, seconds of a clock that only grows).
 
-An engine's end has many messengers (its Goodbye, its agent's report, a socket without a peer) and
-one place, `_lose_engine`. Between the news and that, an engine is *leaving*: it gets no new
-tasks, and its last results, which may still be on their way, are accepted.
+How peers go, or are away for a while, is `departing`'s matter; what a controller does that was
+started in place of one that died is `gathering`'s.
 """
 
 from __future__ import annotations
@@ -19,29 +18,23 @@ from ipyfleet_protocol.ids import NO_PEER, Channel, EngineId, PeerId
 from ..scheduler import events as sev
 from ..scheduler.endings import own_error
 from . import events as ev
+from .departing import AWAY_S, LAST_WORDS_S, Departures
 from .instructions import (
     AnswerQuestion,
     Exit,
-    ForgetPeer,
     ForwardToClient,
     ForwardToEngine,
     HubInstruction,
+    OpenLines,
+    Remember,
+    ResumeLine,
     Send,
-    SweepBlobs,
     TellScheduler,
-    WakeAt,
 )
 from .joining import Cluster, news_for, objection, warnings_for
-from .peers import ROLE_OF_CHANNEL, Peer, Registry, channels_of
-
-LAST_WORDS_S = 0.020
-"""How long results of an engine that is known to be gone may still arrive."""
-
-AGENT_WAIT_S = 0.150
-"""How long an unreachable engine's agent has to say how the engine ended."""
-
-SWEEP_AFTER_S = 30.0
-"""How long a dead peer's shared memory is kept for those who have yet to map it."""
+from .journal import CallKept, entry_of
+from .peers import ROLE_OF_CHANNEL, Peer, Registry, channels_of, lines_of
+from .telling import reply_control
 
 MAX_START_BYTES = 64 << 20
 """Bytes of functions that joining engines are to call, all together."""
@@ -53,27 +46,32 @@ MAX_STRANGERS = 4096
 class HubCore:
     """Keeps the list of peers and answers them."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, away_s: float = AWAY_S) -> None:
         """Start with nobody registered.
 
         Args:
             cluster: what newcomers are checked against and told.
+            away_s: how long a peer may be away before it is given up.
         """
         self.registry = Registry()
         self._cluster = cluster
+        self._departures = Departures(self.registry, away_s)
         self._strangers: dict[tuple[PeerId, Channel], None] = {}
-        self._given_up: dict[PeerId, str] = {}
         self._start_calls: dict[str, m.StartCall] = {}
-        self._sweeps: list[tuple[float, PeerId]] = []
 
     def handle(self, event: ev.HubEvent, now: float) -> list[HubInstruction]:
         """Take in one event and return what is to be done."""
         if isinstance(event, ev.MessageEvent):
             return self._handle_message(event, now)
         if isinstance(event, ev.UnreachableEvent):
-            return self._handle_unreachable(event, now)
+            return self._departures.note_broken(event.peer, event.channel, now)
+        if isinstance(event, ev.ProcessGoneEvent):
+            return self._departures.note_process(event, now)
+        if isinstance(event, ev.OverflowEvent):
+            peer = self.registry.peers.get(event.peer)
+            return self._departures.remove(peer, now, event.reason) if peer else []
         if isinstance(event, ev.TickEvent):
-            return self._handle_tick(now)
+            return self._departures.tick(now)
         return self._handle_close(event)
 
     def role_of(self, peer: PeerId, channel: Channel) -> m.Role | None:
@@ -85,20 +83,14 @@ class HubCore:
 
     def refuse(self, peer: PeerId, channel: Channel, reason: str) -> list[HubInstruction]:
         """Return the refusal of a peer that has not joined; nothing if it was told before."""
-        if peer in self._given_up:
-            return self._send_away(peer, channel)
         if (peer, channel) in self._strangers:
             return []
         if len(self._strangers) >= MAX_STRANGERS:
             del self._strangers[next(iter(self._strangers))]
         self._strangers[peer, channel] = None
+        if peer in self._departures.given_up:
+            return self._departures.send_away(peer, channel)
         return [Send(peer, channel, m.Refused(reason))]
-
-    def _send_away(self, peer: PeerId, channel: Channel) -> list[HubInstruction]:
-        """Tell an engine that was taken for dead, and is not, that it has no place here."""
-        if channel is not Channel.CONTROL:
-            return []  # one word is enough
-        return [Send(peer, channel, m.Closing(f"the engine was given up: {self._given_up[peer]}"))]
 
     # -- joining and leaving ------------------------------------------------------------------
 
@@ -115,62 +107,101 @@ class HubCore:
         if complaint is not None:
             return [Send(event.peer, event.channel, m.Refused(complaint))]
         self._strangers.pop((event.peer, event.channel), None)
-        if event.peer in self._given_up:
-            return self._send_away(event.peer, event.channel)
+        if event.peer in self._departures.given_up:
+            return self._departures.send_away(event.peer, event.channel)
         known = self.registry.peers.get(event.peer)
         if known is not None:
-            again = m.Welcome(
-                self._cluster.instance,
-                known.engine_id,
-                [],
-                self._cluster.host,
-                self._cluster.blob_dir,
-            )
-            return [Send(event.peer, event.channel, again)]
+            return self._go_on(known, event.channel, hello)
+        if hello.incarnation and hello.incarnation == self._cluster.incarnation:
+            gone = f"this {hello.role} has left the cluster, or was away for too long"
+            return [Send(event.peer, event.channel, m.Closing(gone))]
         if hello.role != "engine":
             return self._welcome(hello)
         entry = self.registry.half_open(event.peer)
         entry.hello = hello
-        return self._welcome(hello) if entry.is_attached else []
+        # One that was here before an earlier controller died may be in user code; its main thread
+        # attaches TASK when it comes back.
+        return self._welcome(hello) if entry.is_attached or hello.incarnation else []
 
     def _clash(self, hello: m.Hello) -> str | None:
         known = self.registry.peers.get(PeerId(hello.peer))
         if known is None:
             return None
-        same = (known.role, known.pid, known.host) == (hello.role, hello.pid, hello.host)
-        if same and hello.role != "client":
-            return None  # its connection broke for a moment
+        if (known.role, known.pid, known.host) == (hello.role, hello.pid, hello.host):
+            return None  # its connection broke
         return (
             f"a peer with the id {hello.peer.hex()[:8]}… has joined already: {known.role} with pid "
             f"{known.pid} on {known.hostname}; this is a {hello.role} with pid {hello.pid} "
             f"on {hello.hostname}"
         )
 
+    def _go_on(self, known: Peer, channel: Channel, hello: m.Hello) -> list[HubInstruction]:
+        """Go on with a peer whose connection broke."""
+        if known.leaving_at is not None:
+            text = f"the engine was given up: {known.reason}"
+            return [Send(known.peer, channel, m.Closing(text))]
+        is_same = hello.incarnation == self._cluster.incarnation
+        welcome = self._welcome_of(known)
+        resume = ResumeLine(known.peer, channel, hello.received if is_same else 0, welcome, is_same)
+        return [resume, *self._departures.note_back(known, channel)]
+
     def _on_attach(
         self, event: ev.MessageEvent, message: m.Attach, now: float
     ) -> list[HubInstruction]:
-        if event.channel is not Channel.TASK or event.peer in self.registry.peers:
-            return []
+        peer, channel = event.peer, event.channel
         if message.instance != self._cluster.instance or message.version != self._cluster.version:
             return []  # the Hello over CONTROL is told why
-        entry = self.registry.half_open(event.peer)
-        entry.is_attached = True
-        return self._welcome(entry.hello) if entry.hello is not None else []
+        if channel not in (Channel.TASK, Channel.OUTPUT) or peer in self._departures.given_up:
+            return []
+        known = self.registry.peers.get(peer)
+        attached = m.Attached(self._cluster.incarnation, 0)
+        if known is not None:
+            if not message.incarnation and channel is Channel.OUTPUT:
+                return []  # the first time; it may come after the Welcome
+            is_same = message.incarnation == self._cluster.incarnation
+            received = message.received if is_same else 0
+            resume = ResumeLine(peer, channel, received, attached, is_same)
+            return [resume, *self._departures.note_back(known, channel)]
+        out: list[HubInstruction] = []
+        if message.incarnation:
+            out.append(Send(peer, channel, attached))
+        if channel is Channel.TASK:
+            entry = self.registry.half_open(peer)
+            entry.is_attached = True
+            if entry.hello is not None:
+                out += self._welcome(entry.hello)
+        return out
 
-    def _welcome(self, hello: m.Hello) -> list[HubInstruction]:
-        peer = self.registry.add(hello)
-        welcome = m.Welcome(
+    def _welcome_of(self, peer: Peer) -> m.Welcome:
+        """Return what a peer is told that has been here before."""
+        return m.Welcome(
             self._cluster.instance,
             engine_id=peer.engine_id,
-            engines=self._engines() if peer.role == "client" else [],
             host=self._cluster.host,
             blob_dir=self._cluster.blob_dir,
-            start_calls=list(self._start_calls.values()) if peer.role == "engine" else [],
-            warnings=self._warnings(hello, peer),
+            incarnation=self._cluster.incarnation,
         )
-        out: list[HubInstruction] = [Send(peer.peer, channels_of(peer.role)[0], welcome)]
+
+    def _welcome(self, hello: m.Hello) -> list[HubInstruction]:
+        is_deaf = not self.registry.half_open(PeerId(hello.peer)).is_attached
+        peer = self.registry.add(hello)
+        welcome = self._welcome_of(peer)
+        welcome.warnings = self._warnings(hello, peer)
+        if peer.role == "client":
+            welcome.engines = self._engines()
+        elif peer.role == "engine":
+            welcome.start_calls = list(self._start_calls.values())
+        out: list[HubInstruction] = [
+            Remember(entry_of(peer)),
+            OpenLines(peer.peer, lines_of(peer.role)),
+            Send(peer.peer, channels_of(peer.role)[0], welcome),
+        ]
         if peer.role == "engine":
-            out.append(TellScheduler(sev.EngineJoinedEvent(peer.engine_id, peer.peer)))
+            joined = sev.EngineJoinedEvent(peer.engine_id, peer.peer, peer.resources)
+            out.append(TellScheduler(joined))
+            if is_deaf:
+                peer.is_deaf = True
+                out.append(TellScheduler(sev.EngineAwayEvent(peer.engine_id)))
             out += [
                 Send(
                     client.peer,
@@ -198,8 +229,9 @@ class HubCore:
         if peer is None:
             return []
         if peer.role == "engine":
-            return self._leave(peer, message.reason or "it left the cluster", now, LAST_WORDS_S)
-        return self._remove(peer, now)
+            reason = message.reason or "it left the cluster"
+            return self._departures.leave(peer, reason, now, LAST_WORDS_S)
+        return self._departures.remove(peer, now)
 
     def _on_engine_exited(
         self, event: ev.MessageEvent, message: m.EngineExited, now: float
@@ -208,74 +240,9 @@ class HubCore:
         if engine is None or engine.agent != event.peer:
             return []
         engine.running = message.running
-        return self._leave(engine, message.reason, now, LAST_WORDS_S)
+        return self._departures.leave(engine, message.reason, now, LAST_WORDS_S)
 
-    def _handle_unreachable(self, event: ev.UnreachableEvent, now: float) -> list[HubInstruction]:
-        peer = self.registry.peers.get(event.peer)
-        if peer is None:
-            return []
-        if peer.role != "engine":
-            return self._remove(peer, now)
-        if peer.leaving_at is not None:
-            return []
-        has_agent = peer.agent in self.registry.peers
-        wait_s = AGENT_WAIT_S if has_agent else LAST_WORDS_S
-        return self._leave(peer, "its connection broke without a word", now, wait_s)
-
-    def _leave(self, engine: Peer, reason: str, now: float, wait_s: float) -> list[HubInstruction]:
-        """Note that an engine goes; it is taken off after `wait_s` at the latest."""
-        first = engine.leaving_at is None
-        engine.reason = reason
-        if engine.leaving_at is None or now + wait_s < engine.leaving_at:
-            engine.leaving_at = now + wait_s
-        out: list[HubInstruction] = [WakeAt(engine.leaving_at)]
-        if first:
-            out.append(TellScheduler(sev.EngineLeavingEvent(engine.engine_id)))
-        return out
-
-    def _remove(self, peer: Peer, now: float) -> list[HubInstruction]:
-        """Take a client or an agent off the list."""
-        self.registry.remove(peer.peer)
-        self._sweeps.append((now + SWEEP_AFTER_S, peer.peer))
-        out: list[HubInstruction] = [ForgetPeer(peer.peer), WakeAt(now + SWEEP_AFTER_S)]
-        if peer.role == "client":
-            out.append(TellScheduler(sev.ClientLeftEvent(peer.peer)))
-        return out
-
-    def _lose_engine(self, engine: Peer, now: float) -> list[HubInstruction]:
-        self.registry.remove(engine.peer)
-        if len(self._given_up) >= MAX_STRANGERS:
-            del self._given_up[next(iter(self._given_up))]
-        self._given_up[engine.peer] = engine.reason
-        self._sweeps.append((now + SWEEP_AFTER_S, engine.peer))
-        lost = m.EngineLost(engine.engine_id, engine.reason)
-        error = own_error(
-            "EngineError",
-            f"engine {engine.engine_id}: {engine.reason}",
-            engine_id=engine.engine_id,
-            uuid=engine.peer.hex(),
-        )
-        out: list[HubInstruction] = [
-            ForgetPeer(engine.peer),
-            WakeAt(now + SWEEP_AFTER_S),
-            TellScheduler(sev.EngineLostEvent(engine.engine_id, engine.reason, engine.running)),
-        ]
-        for (client, request), was_stop in engine.requests.items():
-            answer = None if was_stop else error
-            out += self._reply_control(client, request, engine.engine_id, answer)
-        return out + self._tell_clients(m.EnginesChanged(lost=[lost]))
-
-    # -- time, end ----------------------------------------------------------------------------
-
-    def _handle_tick(self, now: float) -> list[HubInstruction]:
-        out: list[HubInstruction] = []
-        leaving = [e for e in self.registry.engines.values() if e.leaving_at is not None]
-        for engine in leaving:
-            if engine.leaving_at is not None and engine.leaving_at <= now:
-                out += self._lose_engine(engine, now)
-        while self._sweeps and self._sweeps[0][0] <= now:
-            out.append(SweepBlobs(self._sweeps.pop(0)[1]))
-        return out
+    # -- end ----------------------------------------------------------------------------------
 
     def _handle_close(self, event: ev.CloseEvent) -> list[HubInstruction]:
         closing = m.Closing(event.reason)
@@ -296,11 +263,11 @@ class HubCore:
             engine = self.registry.engines.get(EngineId(target))
             if engine is None:
                 error = own_error("EngineError", f"there is no engine {target}", engine_id=target)
-                out += self._reply_control(event.peer, message.request, target, error)
+                out += reply_control(self.registry, event.peer, message.request, target, error)
             elif isinstance(message.action, m.SendSignal) and engine.agent in self.registry.peers:
                 signal = m.SignalEngines([engine.peer], message.action.signum)
                 out.append(Send(engine.agent, Channel.AGENT, signal))
-                out += self._reply_control(event.peer, message.request, target, None)
+                out += reply_control(self.registry, event.peer, message.request, target, None)
             elif isinstance(message.action, m.DumpStacks) and message.action.native:
                 out += self._ask_agent(event.peer, message.request, engine, message.action)
             else:
@@ -316,7 +283,7 @@ class HubCore:
         if engine.agent not in self.registry.peers:
             text = f"engine {engine.engine_id} has no agent and does not answer itself"
             error = own_error("EngineError", text, engine_id=engine.engine_id)
-            return self._reply_control(client, request, engine.engine_id, error)
+            return reply_control(self.registry, client, request, engine.engine_id, error)
         engine.requests[client, request] = False
         command = m.EngineControl(client, request, action, engine.peer, engine.engine_id)
         return [Send(engine.agent, Channel.AGENT, command)]
@@ -383,15 +350,8 @@ class HubCore:
         elif call.frames:
             self._start_calls[call.name] = call
         content = b"" if error else b"\xc0"
-        return [Send(client, Channel.CLIENT, m.Reply(request, content, error))]
-
-    def _reply_control(
-        self, client: PeerId, request: int, engine: int, error: m.ErrorInfo | None
-    ) -> list[HubInstruction]:
-        if client not in self.registry.peers:
-            return []
-        reply = m.ControlReply(client, request, engine, error)
-        return [Send(client, Channel.CLIENT, reply)]
+        done: list[HubInstruction] = [] if error else [Remember(CallKept(call))]
+        return [*done, Send(client, Channel.CLIENT, m.Reply(request, content, error))]
 
     def kill_running(
         self, engine_id: EngineId, ranges: list[m.PlacedRange]
@@ -409,11 +369,6 @@ class HubCore:
 
     def _engines(self) -> list[m.EngineInfo]:
         return [engine.info() for _, engine in sorted(self.registry.engines.items())]
-
-    def _tell_clients(self, message: m.EnginesChanged) -> list[HubInstruction]:
-        return [
-            Send(client.peer, Channel.CLIENT, message) for client in self.registry.of_role("client")
-        ]
 
     _HANDLERS: ClassVar[
         dict[type[m.Message], Callable[[Any, ev.MessageEvent, Any, float], list[HubInstruction]]]

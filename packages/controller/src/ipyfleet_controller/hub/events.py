@@ -33,6 +33,19 @@ class UnreachableEvent(msgspec.Struct):
     channel: Channel
 
 
+class ProcessGoneEvent(msgspec.Struct):
+    """The process of a peer that is away is no more; the answer to `CheckProcess` then."""
+
+    peer: PeerId
+
+
+class OverflowEvent(msgspec.Struct):
+    """Too much is kept for a client; it is parted with."""
+
+    peer: PeerId
+    reason: str
+
+
 class TickEvent(msgspec.Struct):
     """Time that was asked for with `WakeAt` has come."""
 
@@ -43,4 +56,6 @@ class CloseEvent(msgspec.Struct):
     reason: str
 
 
-HubEvent: TypeAlias = MessageEvent | UnreachableEvent | TickEvent | CloseEvent
+HubEvent: TypeAlias = (
+    MessageEvent | UnreachableEvent | ProcessGoneEvent | OverflowEvent | TickEvent | CloseEvent
+)

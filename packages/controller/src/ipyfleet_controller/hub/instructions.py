@@ -7,9 +7,10 @@ from typing import TypeAlias
 import msgspec
 
 from ipyfleet_protocol.ids import Channel, PeerId
-from ipyfleet_protocol.messages import Message, Question
+from ipyfleet_protocol.messages import Attached, Message, Question, Welcome
 
 from ..scheduler.events import SchedulerEvent
+from .journal import Entry
 
 
 class Send(msgspec.Struct):
@@ -18,6 +19,43 @@ class Send(msgspec.Struct):
     peer: PeerId
     channel: Channel
     message: Message
+
+
+class OpenLines(msgspec.Struct):
+    """Begin to count and keep what is sent to a peer; if `broken`, keep all until `ResumeLine`."""
+
+    peer: PeerId
+    channels: tuple[Channel, ...]
+    broken: bool = False
+
+
+class ResumeLine(msgspec.Struct):
+    """Send `answer` to a peer that connected a channel again, then all that it lacks.
+
+    Attributes:
+        received: how many messages it has.
+        answer: the count of what was received from it is filled in before it is sent.
+        is_known: the peer has been told our incarnation. One that has not, cannot have sent a thing
+            that counts; if one seems to have, it is refused.
+    """
+
+    peer: PeerId
+    channel: Channel
+    received: int
+    answer: Welcome | Attached
+    is_known: bool
+
+
+class CheckProcess(msgspec.Struct):
+    """Send a `ProcessGoneEvent` if a peer's process was on this host and is no more."""
+
+    peer: PeerId
+
+
+class Remember(msgspec.Struct):
+    """Write down what a controller that takes this one's place must know."""
+
+    entry: Entry
 
 
 class ForwardToClient(msgspec.Struct):
@@ -73,6 +111,10 @@ class WakeAt(msgspec.Struct):
 
 HubInstruction: TypeAlias = (
     Send
+    | OpenLines
+    | ResumeLine
+    | CheckProcess
+    | Remember
     | ForwardToClient
     | ForwardToEngine
     | TellScheduler

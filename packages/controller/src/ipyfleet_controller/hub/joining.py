@@ -33,6 +33,7 @@ class Cluster(msgspec.Struct):
         blob_dir: directory of shared memory.
         release: our version.
         python: the minor version of Python that peers must have; empty for any.
+        incarnation: 8 bytes that name this run of the controller.
     """
 
     instance: bytes
@@ -41,6 +42,7 @@ class Cluster(msgspec.Struct):
     release: str
     version: int = PROTOCOL_VERSION
     python: str = ""
+    incarnation: bytes = b""
 
 
 def objection(

@@ -23,6 +23,9 @@ class Peer(msgspec.Struct):
     Attributes:
         engine_id: of an engine.
         agent: of an engine that an agent forked, the agent.
+        resources: of an engine, as in `Hello`.
+        away_until: when a peer that cannot be reached will be given up; None for one that can.
+        is_deaf: of an engine: its TASK channel is not connected.
         leaving_at: when an engine that is known to go will be taken off; None for one that is well.
         reason, running: of a leaving engine: why, and the ordinal of the task that it ran.
         requests: of an engine: ``(client, request)`` that it has not answered, and whether the
@@ -38,6 +41,9 @@ class Peer(msgspec.Struct):
     pid: int
     engine_id: EngineId = EngineId(-1)
     agent: PeerId | None = None
+    resources: dict[str, float] = msgspec.field(default_factory=dict)
+    away_until: float | None = None
+    is_deaf: bool = False
     leaving_at: float | None = None
     reason: str = ""
     running: int = -1
@@ -47,7 +53,9 @@ class Peer(msgspec.Struct):
 
     def info(self) -> EngineInfo:
         """Return what clients know of an engine."""
-        return EngineInfo(self.engine_id, self.peer, self.host, self.hostname, self.pid)
+        return EngineInfo(
+            self.engine_id, self.peer, self.host, self.hostname, self.pid, self.resources
+        )
 
 
 class HalfOpen(msgspec.Struct):
@@ -89,6 +97,7 @@ class Registry:
         if hello.role == "engine":
             entry.engine_id = self._new_engine_id(hello.wanted_id)
             entry.agent = PeerId(hello.agent) if hello.agent else None
+            entry.resources = hello.resources
             self.engines[entry.engine_id] = entry
         self.peers[peer] = entry
         return entry
@@ -123,6 +132,11 @@ def channels_of(role: Role) -> tuple[Channel, ...]:
     if role == "agent":
         return (Channel.AGENT,)
     return (Channel.CONTROL, Channel.TASK)
+
+
+def lines_of(role: Role) -> tuple[Channel, ...]:
+    """Return all channels of a role's peers."""
+    return (*channels_of(role), Channel.OUTPUT) if role == "engine" else channels_of(role)
 
 
 ROLE_OF_CHANNEL: dict[Channel, Role] = {
