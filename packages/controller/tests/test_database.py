@@ -23,6 +23,7 @@ from ipyfleet_controller.database.base import (
     ResultsEntry,
     TaskDatabase,
 )
+from ipyfleet_controller.database.conditions import pack_conditions
 from ipyfleet_controller.database.memory import MemoryDatabase
 from ipyfleet_controller.database.query import OPERATORS, QueryError
 from ipyfleet_controller.database.sqlite import SQLiteDatabase
@@ -113,6 +114,41 @@ def database(make: Make) -> TaskDatabase:
     database.write([_group(0, 4, label="group_a/x"), _group(4, 2, label="b", placement="direct")])
     database.write([_results(0, [m.OK]), _results(2, [m.FAILED, m.OK], 1), _results(1, [m.OK])])
     return database
+
+
+def test_what_tasks_waited_for_is_recorded(make: Make) -> None:
+    """Dependencies, timeout, retries, priority and resources are fields that can be asked for."""
+    database = make()
+    options = m.Options(
+        after=m.Dependency([m.TaskRange(CLIENT, 0, 2), m.TaskRange(OTHER, 7, 1)]),
+        follow=m.Dependency([m.TaskRange(CLIENT, 1, 1)]),
+        timeout_s=1.5,
+        retries=2,
+        priority=-3,
+        resources={"gpu": 0.5},
+    )
+    huge = m.Options(after=m.Dependency([m.TaskRange(OTHER, 5, 2000)]))
+    database.write([_group(0, 2), _group(2, 2, conditions=pack_conditions(options))])
+    database.write([_group(4, 1, conditions=pack_conditions(huge))])
+    fields = ["after", "follow", "timeout", "retries", "priority", "resources"]
+    plain, asked, many = (database.get(_id(seq)) for seq in (0, 3, 4))
+    assert plain is not None
+    assert asked is not None
+    assert many is not None
+    assert [plain[field] for field in fields] == [None, None, None, 0, 0, None]
+    tasks = [_id(0), _id(1), _id(7, OTHER)]
+    assert [asked[field] for field in fields] == [tasks, [_id(1)], 1.5, 2, -3, {"gpu": 0.5}]
+    assert many["after"] == [f"{_id(5, OTHER)}..2004"]
+    for query, found in (
+        ({"after": {"$all": [_id(7, OTHER)]}}, [2, 3]),
+        ({"after": {"$exists": True}}, [2, 3, 4]),
+        ({"follow": [_id(1)]}, [2, 3]),
+        ({"timeout": {"$lt": 2}}, [2, 3]),
+        ({"priority": {"$lt": 0}, "retries": 2}, [2, 3]),
+        ({"resources": None}, [0, 1, 4]),
+        ({"resources": {"$eq": {"gpu": 0.5}}}, [2, 3]),
+    ):
+        assert [record["msg_id"] for record in database.find(query)] == [_id(k) for k in found]
 
 
 def test_a_record_has_all_fields(database: TaskDatabase) -> None:
@@ -403,6 +439,7 @@ def _entries(draw: st.DrawFn) -> list[GroupEntry | ResultsEntry]:
             placement = draw(st.sampled_from(["direct", "balanced"]))
             label, name = draw(_TEXTS), draw(_TEXTS)
             changes = {"label": label, "name": name, "placement": placement}
+            changes["conditions"] = draw(st.sampled_from(_CONDITIONS))
             entries.append(_group(first, draw(st.integers(1, 6)), client, **changes))
         else:
             statuses = draw(st.lists(st.integers(0, 2), min_size=1, max_size=6))
@@ -412,6 +449,13 @@ def _entries(draw: st.DrawFn) -> list[GroupEntry | ResultsEntry]:
             engine = draw(_ENGINES)
             entries.append(_results(first, statuses, engine, client, 4000.0, buffers, loss))
     return entries
+
+
+_CONDITIONS = [
+    b"",
+    pack_conditions(m.Options(priority=2, resources={"gpu": 1.0})),
+    pack_conditions(m.Options(after=m.Dependency([m.TaskRange(CLIENT, 0, 3)]), timeout_s=2.5)),
+]
 
 
 @st.composite

@@ -28,6 +28,12 @@ FIELDS: dict[str, tuple[type, str]] = {
     "method": (str, "apply, map or execute"),
     "queue": (str, "mux for a direct task, task for a balanced one"),
     "name": (str, "the function's name"),
+    "after": (list, "None, or the msg_ids of the tasks that it waited for"),
+    "follow": (list, "None, or the msg_ids of the tasks where it was to run"),
+    "timeout": (float, "seconds that it might wait for a place, or None for any time"),
+    "retries": (int, "how many more attempts it had"),
+    "priority": (int, "its priority"),
+    "resources": (dict, "None, or what an engine had to have"),
     "submitted": (float, "when it was submitted, the controller's clock"),
     "started": (float, "when it started, the engine's clock"),
     "completed": (float, "when it ended, the engine's clock; the controller's if it never ran"),
@@ -73,7 +79,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class GroupEntry(msgspec.Struct):
-    """A group that was submitted."""
+    """A group that was submitted; `conditions` are those of `conditions.pack_conditions`."""
 
     client: bytes
     first: int
@@ -83,6 +89,7 @@ class GroupEntry(msgspec.Struct):
     placement: Placement
     name: str
     submitted: float
+    conditions: bytes = b""
 
 
 class ResultsEntry(msgspec.Struct):

@@ -11,6 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
+from msgspec import structs
+
 from .base import GroupEntry, ResultsEntry
 
 
@@ -138,16 +140,7 @@ def parts_beside(others: list[GroupEntry], entry: GroupEntry) -> list[GroupEntry
     for other in others:
         covered.add(other.first, other.first + other.count)
     return [
-        GroupEntry(
-            entry.client,
-            start,
-            stop - start,
-            entry.label,
-            entry.method,
-            entry.placement,
-            entry.name,
-            entry.submitted,
-        )
+        structs.replace(entry, first=start, count=stop - start)
         for start, stop in covered.add(entry.first, entry.first + entry.count)
     ]
 

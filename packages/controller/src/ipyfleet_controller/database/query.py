@@ -110,13 +110,13 @@ def _check_argument(field: str, name: str, argument: Any) -> None:
         raise QueryError(f"there is no operator {name!r}; there are {', '.join(OPERATORS)}")
     kind = FIELDS[field][0]
     if name in ("$lt", "$gt", "$lte", "$gte"):
-        is_right = argument is None or (kind is not dict and _is_of(kind, argument))
+        is_right = argument is None or (kind not in (dict, list) and _is_of(kind, argument))
         wanted = "a value that can be compared with it"
     elif name in ("$in", "$nin"):
         is_right, wanted = isinstance(argument, list), "a list"
     elif name == "$all":
-        is_right = kind is str and isinstance(argument, list) and _are_str(argument)
-        wanted = "a list of parts of a text"
+        is_right = kind in (str, list) and isinstance(argument, list) and _are_str(argument)
+        wanted = "a list of texts, and a text or list to look for them"
     elif name == "$mod":
         is_right = kind in (int, float) and _is_divisor(argument)
         wanted = "a list of divisor and remainder, and a number to divide"

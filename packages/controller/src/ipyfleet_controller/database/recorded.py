@@ -23,6 +23,7 @@ from ipyfleet_protocol.errors import ProtocolError
 from ipyfleet_protocol.messages import OK, Columns, ErrorInfo
 
 from .base import STATUS_NAMES, GroupEntry, Record, ResultsEntry, StoredResult, loss_of
+from .conditions import condition_fields
 from .query import check_keys, check_query, matches
 
 PENDING, PURGED = 255, 254
@@ -32,7 +33,20 @@ COLUMN_BYTES = 21
 """What a task takes in the columns of a chunk."""
 
 GROUP_FIELDS = frozenset(
-    {"client_uuid", "label", "method", "queue", "name", "submitted"},
+    {
+        "after",
+        "client_uuid",
+        "follow",
+        "label",
+        "method",
+        "name",
+        "priority",
+        "queue",
+        "resources",
+        "retries",
+        "submitted",
+        "timeout",
+    },
 )
 """Fields that all tasks of a group share."""
 
@@ -116,10 +130,11 @@ class RecordedGroup:
         chunks: ascending, no two with the same task.
     """
 
-    __slots__ = ("chunks", "entry")
+    __slots__ = ("_fields", "chunks", "entry")
 
     def __init__(self, entry: GroupEntry, chunks: list[Chunk] | None = None) -> None:
         self.entry = entry
+        self._fields: dict[str, Any] | None = None
         self.chunks = [] if chunks is None else chunks
 
     def add(self, chunk: Chunk) -> None:
@@ -185,6 +200,7 @@ class RecordedGroup:
             "method": entry.method,
             "queue": "mux" if entry.placement == "direct" else "task",
             "name": entry.name,
+            **self._conditions,
             "submitted": entry.submitted,
             "started": None,
             "completed": None,
@@ -195,6 +211,12 @@ class RecordedGroup:
             "error": None,
             "result": None,
         }
+
+    @property
+    def _conditions(self) -> dict[str, Any]:
+        if self._fields is None:
+            self._fields = condition_fields(self.entry.conditions)
+        return self._fields
 
 
 class _ChunkReader:

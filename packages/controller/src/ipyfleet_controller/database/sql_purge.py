@@ -55,7 +55,7 @@ class Purger:
             connection.run(text.DROP_BUFFERS_OF_CHUNK, (number, start))
         for number, (n_purged, n_bytes) in self.by_group.items():
             self.n_purged += n_purged
-            _, _, _, count, *_, touched, n_live, before, had_bytes = self._groups[number]
+            _, _, _, count, *_, touched, n_live, before, had_bytes, _ = self._groups[number]
             if before + n_purged == count:
                 for statement in text.DROP_GROUP:
                     connection.run(statement, (number,))

@@ -31,6 +31,7 @@ def read_entry(row: Row) -> GroupEntry:
         placement,
         bytes(name).decode(errors="surrogatepass"),
         submitted,
+        bytes(row[13]),
     )
 
 

@@ -16,7 +16,7 @@ from ipyfleet_protocol.ids import parse_msg_id
 
 # The tables' names have a number that grows with their form, so that a release that needs another
 # form makes its own and never has to understand, or spoil, those of another.
-GROUPS, RESULTS, BUFFERS = "ipyfleet_groups_1", "ipyfleet_results_1", "ipyfleet_buffers_1"
+GROUPS, RESULTS, BUFFERS = "ipyfleet_groups_2", "ipyfleet_results_2", "ipyfleet_buffers_2"
 
 MAX_SEQ = 1 << 62
 """Sequence numbers stay below."""
@@ -27,7 +27,7 @@ SCHEMA = (
         count BIGINT NOT NULL, label {{blob}} NOT NULL, method TEXT NOT NULL,
         placement TEXT NOT NULL, name {{blob}} NOT NULL, submitted DOUBLE PRECISION NOT NULL,
         touched DOUBLE PRECISION NOT NULL, n_live BIGINT NOT NULL, n_purged BIGINT NOT NULL,
-        n_bytes BIGINT NOT NULL, UNIQUE (client, first))""",
+        n_bytes BIGINT NOT NULL, conditions {{blob}} NOT NULL, UNIQUE (client, first))""",
     f"CREATE INDEX IF NOT EXISTS {GROUPS}_live ON {GROUPS} (number) WHERE n_live > 0",
     f"CREATE INDEX IF NOT EXISTS {GROUPS}_age ON {GROUPS} (touched)",
     f"""CREATE TABLE IF NOT EXISTS {RESULTS} (
@@ -42,14 +42,14 @@ SCHEMA = (
 )
 
 ENTRY_COLUMNS = "number, client, first, count, label, method, placement, name, submitted"
-GROUP_COLUMNS = f"{ENTRY_COLUMNS}, touched, n_live, n_purged, n_bytes"
+GROUP_COLUMNS = f"{ENTRY_COLUMNS}, touched, n_live, n_purged, n_bytes, conditions"
 CHUNK_COLUMNS = (
     "number, start, count, engine_id, engine_uuid, received, status, started, completed, "
     "sizes, buffer_counts, flags, loss"
 )
 
 ADD_GROUP = f"""INSERT INTO {GROUPS} ({GROUP_COLUMNS})
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 UPDATE_GROUP = f"""UPDATE {GROUPS} SET touched = ?, n_live = ?, n_purged = ?, n_bytes = ?
     WHERE number = ?"""
 ADD_RESULTS = f"""INSERT INTO {RESULTS} ({CHUNK_COLUMNS}, packed)

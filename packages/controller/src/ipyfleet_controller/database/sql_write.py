@@ -51,6 +51,7 @@ class LiveGroup:
             entry.name.encode(errors="surrogatepass"),
             entry.submitted,
             *self.changing(),
+            entry.conditions,
         )
 
     def changing(self) -> tuple[float, int, int, int]:

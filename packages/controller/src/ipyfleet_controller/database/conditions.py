@@ -1,0 +1,74 @@
+"""What a group's tasks waited for and asked of engines, as its records tell it.
+
+What lives here: `pack_conditions`, from a group's options to bytes that a database keeps without
+looking into them, and `condition_fields`, from those to fields of a record. What must not: whether
+the conditions are met.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ipyfleet_protocol.dependencies import msg_ids_of
+from ipyfleet_protocol.ids import PeerId, format_msg_id
+from ipyfleet_protocol.messages import Dependency, Options
+
+MAX_NAMED = 1024
+"""Tasks of a dependency that a record names one by one; of more it names ranges."""
+
+
+class _Conditions(msgspec.Struct, array_like=True):
+    after: Dependency | None
+    follow: Dependency | None
+    timeout_s: float
+    retries: int
+    priority: int
+    resources: dict[str, float]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Conditions)
+
+
+def pack_conditions(options: Options) -> bytes:
+    """Return what is to be kept of a group's options; empty where nothing was asked for."""
+    asked = _Conditions(
+        options.after,
+        options.follow,
+        options.timeout_s,
+        options.retries,
+        options.priority,
+        options.resources,
+    )
+    return b"" if asked == _NOTHING else _encoder.encode(asked)
+
+
+def condition_fields(conditions: bytes) -> dict[str, Any]:
+    """Return the fields of a record; for their meaning see `base.FIELDS`."""
+    asked = _decoder.decode(conditions) if conditions else _NOTHING
+    return {
+        "after": _tasks(asked.after),
+        "follow": _tasks(asked.follow),
+        "timeout": asked.timeout_s or None,
+        "retries": asked.retries,
+        "priority": asked.priority,
+        "resources": asked.resources or None,
+    }
+
+
+def _tasks(dependency: Dependency | None) -> list[str] | None:
+    if dependency is None:
+        return None
+    if sum(piece.count for piece in dependency.tasks) <= MAX_NAMED:
+        return msg_ids_of(dependency)
+    return [
+        f"{format_msg_id(PeerId(piece.client), piece.first)}..{piece.first + piece.count - 1}"
+        for piece in dependency.tasks
+    ]
+
+
+_NOTHING = _Conditions(None, None, 0.0, 0, 0, {})
+
+__all__ = ["condition_fields", "pack_conditions"]
