@@ -1,3 +1,4 @@
+import contextvars
 from types import SimpleNamespace
 from typing import Any
 
@@ -223,3 +224,71 @@ def test_display_of_an_earlier_cell_is_updated(monkeypatch):
     first, second = published[-2:]
     assert second["update"]
     assert first["transient"] == second["transient"]
+
+
+@pytest.fixture
+def in_notebook(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have streamers show in a notebook; return what is put into places of the page."""
+    shown: list[str] = []
+    monkeypatch.setattr(screens, "in_kernel", lambda: True)
+    monkeypatch.setattr(
+        screens, "_publish", lambda data, *args, **kwargs: shown.append(data["text/plain"])
+    )
+    return shown
+
+
+def test_all_of_a_short_cell_is_printed_at_once(in_notebook, capsys):
+    """Text of tasks that have ended needs no area; the engines are in order, lines are ended."""
+    streamer = OutputStreamer(Session(), Work(), single=False)
+    streamer._work.done = True
+    for index, text in ((1, b"one\rONE"), (0, b"zero\n"), (1, b"!\n")):
+        _emit(streamer, index, "stdout", text)
+    streamer.finish()
+    assert capsys.readouterr().out == "[stdout:10] zero\n[stdout:11] ONE!\n"
+    assert in_notebook == []
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [(0, "stdout", b"a"), (1, "stderr", b"b")],
+        [(0, "stdout", b"a"), (0, "clear_output", msgspec.msgpack.encode({"wait": True}))],
+        [(0, "stdout", b"a" * 40_000)],
+    ],
+)
+def test_what_is_more_than_a_few_lines_gets_areas(in_notebook, capsys, items):
+    """So does what could be told apart or has to be updated."""
+    streamer = OutputStreamer(Session(), Work(), single=False)
+    streamer._work.done = True
+    for index, kind, content in items:
+        _emit(streamer, index, kind, content)
+    streamer.finish()
+    assert capsys.readouterr().out == "" and in_notebook
+
+
+def test_what_follows_the_end_is_shown_in_its_context(in_notebook):
+    """Threads go on printing; the context tells a kernel which cell that belongs to."""
+    place: contextvars.ContextVar[str] = contextvars.ContextVar("place")
+    place.set("the first cell")
+    streamer = OutputStreamer(Session(), Work(), single=False)
+    streamer._work.done = True
+    streamer.finish()
+    _emit(streamer, 0, "stdout", b"between\n")
+    assert in_notebook == []
+    streamer.follow()
+    seen = []
+    streamer.around = lambda show: (seen.append(place.get()), show())
+    place.set("another cell")
+    _emit(streamer, 0, "stdout", b"late\n")
+    _emit(streamer, 0, "error", msgspec.msgpack.encode({"ename": "E", "traceback": ["why"]}))
+    assert in_notebook[:2] == ["[stdout:10] between", "[stdout:10] between\nlate"]
+    assert "why" in in_notebook[-1] and seen == ["the first cell"] * 2
+
+
+def test_late_output_that_cannot_be_shown_harms_nobody(in_notebook, caplog):
+    """The receiving thread goes on."""
+    streamer = OutputStreamer(Session(), Work(), single=False)
+    streamer.follow()
+    streamer.around = lambda show: 1 / 0
+    _emit(streamer, 0, "stdout", b"late\n")
+    assert "late output cannot be shown" in caplog.text

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import getpass
+import inspect
 import subprocess
 import sys
 import threading
@@ -17,7 +18,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.error import StdinNotImplementedError
+from IPython.core.interactiveshell import InteractiveShell
 
 from ipyfleet_engine import ipykernel_hooks as hooks
 from ipyfleet_engine.kernel import FleetKernel
@@ -136,13 +139,37 @@ def test_many_errors_are_rendered_plainly(kernel: FleetKernel) -> None:
     assert renderer.render(ValueError("later")) == ["ValueError: later"]
 
 
-def test_execute_input_has_the_count_of_the_result(kernel: FleetKernel) -> None:
-    """`publish_execute_input` reads the count that `do_execute` is going to use."""
-    reply, items = run(kernel, "'a result'")
-    contents = [msgspec.msgpack.decode(i.content) for i in items]
-    assert [i.kind for i in items] == ["execute_input", "execute_result"]
-    counts = {c["execution_count"] for c in contents} | {reply["execution_count"]}
-    assert len(counts) == 1
+def test_a_cell_is_worked_out_once(kernel: FleetKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`do_execute` and `run_cell` transform the same string; a cell within a cell is another's."""
+    shell: Any = kernel.shell
+    seen: list[str] = []
+    asked: list[str] = []
+    before, async_before = ZMQInteractiveShell.transform_cell, ZMQInteractiveShell.should_run_async
+    monkeypatch.setattr(
+        ZMQInteractiveShell,
+        "transform_cell",
+        lambda self, raw: (seen.append(raw), before(self, raw))[1],
+    )
+    monkeypatch.setattr(
+        ZMQInteractiveShell,
+        "should_run_async",
+        lambda self, raw, **more: (asked.append(raw), async_before(self, raw, **more))[1],
+    )
+    inner = "%alias_magic -l twice pwd"
+    code = f"for _ in range(2): get_ipython().run_cell({inner!r})"
+    assert run(kernel, code)[0]["status"] == "ok"
+    assert seen == [code, inner, inner] and asked == seen
+    assert run(kernel, "await __import__('asyncio').sleep(0)")[0]["status"] == "ok"
+    assert run(kernel, "(")[0]["ename"] == "SyntaxError"
+    assert run(kernel, "await __import__('asyncio').sleep(0)")[0]["status"] == "ok"
+    assert shell._cell is None
+
+
+def test_signatures_are_remembered(kernel: FleetKernel) -> None:
+    """`inspect.signature` takes ``__signature__`` of the function for that of the method."""
+    signature = inspect.signature(kernel.shell.run_cell_async)
+    assert list(signature.parameters)[:3] == ["raw_cell", "store_history", "silent"]
+    assert "__signature__" in vars(InteractiveShell.run_cell_async)
 
 
 def test_input_is_refused_by_cells_and_by_other_tasks(kernel: FleetKernel) -> None:

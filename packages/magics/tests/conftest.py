@@ -52,7 +52,8 @@ class Result:
             raise self.error
 
     @contextlib.contextmanager
-    def stream_output(self) -> Iterator[None]:
+    def stream_output(self, follow: bool = False) -> Iterator[None]:
+        assert follow
         self.calls.append("stream")
         yield
 

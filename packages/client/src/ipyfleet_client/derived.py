@@ -29,6 +29,7 @@ def derive(sources: Sequence[tuple[Work, int]]) -> Work:
         label=first.label,
     )
     work.shares = True
+    work.code = first.code
     work.after, work.follow = first.after, first.follow
     if all(source.targets is not None for source, _ in sources):
         work.targets = [source.targets[index] for source, index in sources]  # type: ignore[index]

@@ -110,12 +110,11 @@ def metadata_of(session: Session, work: Work, index: int) -> Metadata:
             if status == FAILED and engine is None and values["error"].engine_info:
                 values["engine_id"] = values["error"].engine_info["engine_id"]
     output = (work.outputs or {}).get(index)
+    values["execute_input"] = work.code
     if output is not None:
         values["stdout"] = output.text("stdout")
         values["stderr"] = output.text("stderr")
         values["outputs"] = output.displays()
         values["execute_result"] = output.of_kind("execute_result")
         values["data"] = output.published()
-        code = output.of_kind("execute_input")
-        values["execute_input"] = code.get("code") if isinstance(code, dict) else code
     return Metadata(values)

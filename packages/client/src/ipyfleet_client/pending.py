@@ -162,6 +162,7 @@ class Work:
         name: the function's name, for errors and reprs.
         total: tasks submitted so far.
         closed: no more will be added.
+        code: what an `execute` runs.
         arrived: tasks that have ended.
         failures: tasks that ended without a value.
         status: one byte per task, `PENDING` or the wire's status.
@@ -186,6 +187,7 @@ class Work:
         "arrived",
         "blobs",
         "closed",
+        "code",
         "failures",
         "follow",
         "followers",
@@ -221,6 +223,7 @@ class Work:
         self.label = label
         self.total = total
         self.closed = closed
+        self.code: str | None = None
         self.arrived = 0
         self.failures = 0
         self.status = bytearray(b"\xff") * total

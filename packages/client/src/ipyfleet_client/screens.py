@@ -45,6 +45,9 @@ class Screen(Protocol):
     def write(self, engine: int | None, stream: str, text: str) -> None:
         """Show text that an engine has written to "stdout" or "stderr"."""
 
+    def print_whole(self, texts: list[tuple[int | None, str]]) -> None:
+        """Show all that engines have written to "stdout" in a cell which has ended."""
+
     def display(self, engine: int | None, kind: str, content: dict[str, Any]) -> None:
         """Show the content of a ``display_data`` or ``update_display_data``."""
 
@@ -87,6 +90,11 @@ class TextScreen:
         file.flush()
         self._last = (engine, stream)
         self._in_line = not text.endswith("\n")
+
+    def print_whole(self, texts: list[tuple[int | None, str]]) -> None:
+        """Print texts, one after the other."""
+        for engine, text in texts:
+            self.write(engine, "stdout", text)
 
     def _redraw(self, text: str, prefix: str) -> str:
         """Apply the carriage returns, which must not overwrite the prefix of their line."""
@@ -281,6 +289,18 @@ class NotebookScreen:
             area = self._areas[key] = Area(f"[{stream}:{engine}]", places.take())
             area.add(begun)
         area.add(text)
+
+    def print_whole(self, texts: list[tuple[int | None, str]]) -> None:
+        """Print texts as the notebook's own: an area that is never updated costs a lot more."""
+        parts = []
+        for engine, text in texts:
+            if self._single:
+                parts.append(text)
+            else:
+                shown = collapse_returns(text)
+                end = "" if shown.endswith("\n") else "\n"
+                parts.append(f"[stdout:{engine}] {shown}{end}")
+        sys.stdout.write("".join(parts))
 
     def display(self, engine: int | None, kind: str, content: dict[str, Any]) -> None:
         """Show something that was displayed, below what the engine has printed so far."""

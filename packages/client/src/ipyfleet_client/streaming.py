@@ -26,7 +26,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ipyfleet_client.merging import ErrorReport
 from ipyfleet_client.metadata import metadata_of
@@ -47,6 +47,17 @@ GATHER_S = 0.03
 
 GATHER_FIRST_S = 0.1
 """The same for the first output of all: unless all engines have said something."""
+
+END_S = 0.003
+"""How long the first output, when all engines have said something, waits for the end of it all."""
+
+WHOLE_CHARS = 32_000
+"""Text of tasks that have ended is printed as it is up to here; it needs no area to update."""
+
+_PLAIN = frozenset({"stdout", "execute_result", "error"})
+
+_Entry: TypeAlias = tuple[int, int, str, Any]
+"""Task, position in its output, kind, content."""
 
 ERRORS_S = 0.3
 """How long an error waits for those of the other engines."""
@@ -143,13 +154,16 @@ class OutputStreamer:
             lambda: predicate() or (first and len(set(self.news)) >= total),
             GATHER_FIRST_S if first else GATHER_S,
         )
+        if first and not predicate():
+            # The end of a short task is right behind its output.
+            self._session.wait_until(predicate, END_S)
 
     def flush(self) -> None:
         """Show what has arrived and was not shown yet."""
         indices = set()
         while self.news:
             indices.add(self.news.popleft())
-        batch = []
+        batch: list[_Entry] = []
         for index in indices:
             output = (self._work.outputs or {}).get(index)
             items = output.items if output is not None else []
@@ -163,7 +177,8 @@ class OutputStreamer:
             return
 
         def show() -> None:
-            for index, _, kind, content in batch:
+            rest = self._print_whole(batch) if self._is_whole(batch) else batch
+            for index, _, kind, content in rest:
                 self._show(index, kind, content)
             if self._endings_due_at is not None and time.monotonic() >= self._endings_due_at:
                 self._show_endings()
@@ -172,6 +187,25 @@ class OutputStreamer:
             self.around(show)
         else:
             show()
+
+    def _is_whole(self, batch: list[_Entry]) -> bool:
+        """Whether a batch is all that there is, a few lines of text and how it ended."""
+        work = self._work
+        if self._has_begun or self._follows or not work.done or work.uncounted_outputs:
+            return False
+        texts = [content for _, _, kind, content in batch if kind == "stdout"]
+        return all(kind in _PLAIN for _, _, kind, _ in batch) and sum(map(len, texts)) < WHOLE_CHARS
+
+    def _print_whole(self, batch: list[_Entry]) -> list[_Entry]:
+        """Print the text of a batch; return the rest of it."""
+        texts: dict[int, str] = {}
+        for index, _, kind, content in batch:
+            if kind == "stdout":
+                texts[index] = texts.get(index, "") + content
+        if texts:
+            self._has_begun = True
+            self._screen.print_whole([(self._work.engine(i), text) for i, text in texts.items()])
+        return [entry for entry in batch if entry[2] != "stdout"]
 
     def finish(self) -> None:
         """Show all that is there; when the work is done, wait a moment for what lags behind it."""
@@ -187,7 +221,7 @@ class OutputStreamer:
 
     def _show(self, index: int, kind: str, content: Any) -> None:
         engine = self._work.engine(index)
-        self._has_begun = self._has_begun or kind != "execute_input"
+        self._has_begun = True
         if kind in ("stdout", "stderr"):
             self._screen.write(engine, kind, content)
         elif kind in ("display_data", "update_display_data"):

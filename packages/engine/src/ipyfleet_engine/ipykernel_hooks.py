@@ -16,10 +16,11 @@ says what it relies on, so that a release which breaks us breaks exactly that te
 * `FleetShell._tee` and ``_format_exception_for_storage``: through which ``run_cell`` keeps a copy
   of all that cells print, and of their errors.
 * `FleetShell.system_piped`: what ``!command`` calls, by the name ``system``, and `var_expand`.
+* `FleetShell.working_out_once` and `remember_signatures`: ``do_execute`` calls ``transform_cell``,
+  ``should_run_async`` and ``inspect.signature(run_cell_async)`` for a cell, and then ``run_cell``,
+  which calls the first two again, with the same string; that was half of what a short cell costs.
 * `publish_pages`: ``do_execute`` puts what a pager would show (``len?``, ``%prun``) into the reply,
   as a payload of source ``page``.
-* `publish_execute_input`: the content of ``execute_input`` as ``Kernel.execute_request``
-  publishes it, with the execution count that `do_execute` is going to use.
 * `present_as_kernel_app`: ``IPKernelApp._instance`` is what ``ipykernel.get_connection_file()``
   and its likes look at; without it they find our own application, which is another's sibling.
 * `describe_kernel`: ``kernel.kernel_info`` is the content of a ``kernel_info_reply``; it announces
@@ -32,6 +33,7 @@ from __future__ import annotations
 
 import builtins
 import getpass
+import inspect
 import subprocess
 import sys
 import threading
@@ -44,6 +46,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core.interactiveshell import InteractiveShell
 
 from .shell_command import run_command
 
@@ -78,6 +81,45 @@ class FleetShell(ZMQInteractiveShell):
     """The engine's shell: remembers the exception object of the last error that was shown."""
 
     last_shown: BaseException | None = None
+    _cell: str | None = None
+    _transformed: str | None = None
+    _is_async: bool | None = None
+
+    @contextmanager
+    def working_out_once(self, cell: str) -> Iterator[None]:
+        """Work out what is to be worked out for a cell once, however often that is asked for."""
+        self._cell, self._transformed, self._is_async = cell, None, None
+        try:
+            yield
+        finally:
+            self._cell = None
+
+    def transform_cell(self, raw_cell: str) -> str:
+        """Transform a cell's magics."""
+        # By identity: the same code in another place may mean something else.
+        known = raw_cell is self._cell
+        if known and self._transformed is not None:
+            return self._transformed
+        cell = str(super().transform_cell(raw_cell))  # type: ignore[no-untyped-call]
+        if known:
+            self._transformed = cell
+        return cell
+
+    def should_run_async(
+        self, raw_cell: str, *, transformed_cell: Any = None, preprocessing_exc_tuple: Any = None
+    ) -> bool:
+        """Tell whether a cell has to be awaited."""
+        known = raw_cell is self._cell and transformed_cell is self._transformed
+        if known and self._is_async is not None:
+            return self._is_async
+        answer = super().should_run_async(
+            raw_cell,
+            transformed_cell=transformed_cell,
+            preprocessing_exc_tuple=preprocessing_exc_tuple,
+        )
+        if known:
+            self._is_async = answer
+        return answer
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         self.last_shown = evalue
@@ -124,16 +166,6 @@ def publish_pages(kernel: IPythonKernel, reply: dict[str, Any]) -> None:
             kernel.session.send(None, "display_data", content)
 
 
-def publish_execute_input(kernel: IPythonKernel, code: str) -> None:
-    """Publish code that is about to be executed, as a kernel does for a cell."""
-    assert kernel.session is not None and kernel.shell is not None
-    kernel.session.send(
-        None,
-        "execute_input",
-        {"code": code, "execution_count": kernel.shell.execution_count},
-    )
-
-
 def present_as_kernel_app(kernel: IPythonKernel, connection_file: Path) -> None:
     """Have ipykernel's functions that ask for "this kernel's" connection file find it."""
     from ipykernel.kernelapp import IPKernelApp
@@ -153,6 +185,12 @@ def refuse_input(kernel: IPythonKernel) -> None:
     """Make `input` and `getpass` of every task the kernel's, which refuse."""
     builtins.input = kernel.raw_input
     getpass.getpass = kernel.getpass
+
+
+def remember_signatures() -> None:
+    """Have `inspect.signature` find that of ``run_cell_async``, which is asked for at each cell."""
+    function: Any = InteractiveShell.run_cell_async
+    function.__signature__ = inspect.signature(function)
 
 
 class TracebackRenderer:

@@ -22,9 +22,9 @@ from .frontends import FrontendRequest
 from .ipykernel_hooks import (
     FleetShell,
     MainThreadOnly,
-    publish_execute_input,
     publish_pages,
     refuse_input,
+    remember_signatures,
     without_debugger,
 )
 from .output import OutputCollector
@@ -109,14 +109,13 @@ class FleetKernel(IPythonKernel):
             ``exception``.
         """
         shell: Any = self.shell
-        if not silent:
-            publish_execute_input(self, code)
         parent = self.get_parent()
         self.set_parent([], parent)  # type: ignore[no-untyped-call]
         shell.last_shown = None
         execute: Any = self.do_execute
         try:
-            reply: dict[str, Any] = await execute(code, silent, store_history=not silent)
+            with shell.working_out_once(code):
+                reply: dict[str, Any] = await execute(code, silent, store_history=not silent)
         except Exception:
             # `do_execute` fails at an exception whose text cannot be had: that is the cell's error.
             shown, shell.last_shown = shell.last_shown, None
@@ -163,5 +162,6 @@ def make_kernel(collector: OutputCollector, config: Config | None = None) -> Fle
             log=logging.getLogger("ipyfleet.kernel"),
         )
     kernel.collector = collector
+    remember_signatures()
     session.owners = kernel.comm_owners
     return kernel

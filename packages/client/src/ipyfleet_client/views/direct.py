@@ -205,6 +205,7 @@ class DirectView(View):
             raise TypeError(f"code to execute must be a str, not {type(code).__name__}")
         engines, single = self._resolve(targets)
         work = self._new_work(len(engines), "execute", "execute", targets=engines)
+        work.code = code
         if label is not None:
             work.label = label
         result = AsyncResult(self.client, work, single=single)
