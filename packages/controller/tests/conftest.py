@@ -73,12 +73,18 @@ class Bench:
         self.now = 100.0
         self.held: dict[int, list[tuple[PeerId, int, int, int]]] = {}
         self.ended: dict[tuple[PeerId, int], tuple[int, bytes]] = {}
+        self.ended_at: dict[tuple[PeerId, int], int] = {}
         self.recalls: dict[int, tuple[int, int]] = {}
         self.drops: list[SendDrop] = []
         self.sizes: dict[int, list[int]] = {}
         self.wakes: list[float] = []
         self.places = True
         self.warmed = 0
+        self.options: dict[tuple[PeerId, int], m.Options] = {}
+        self.resources: dict[int, dict[str, float]] = {}
+        self.refusals: set[tuple[PeerId, int, int]] = set()
+        self.away: set[int] = set()
+        self.ticked_at = 0.0
 
     def feed(self, event: ev.SchedulerEvent) -> list[Instruction]:
         """Handle an event, check all invariants, carry out what is asked, and place."""
@@ -90,11 +96,67 @@ class Bench:
     def _feed(self, event: ev.SchedulerEvent) -> list[Instruction]:
         out = self.core.handle(event, self.now)
         validate(self.core)
+        if isinstance(event, ev.TickEvent):
+            self.ticked_at = self.now
         if isinstance(event, ev.PlaceEvent):
             validate_placed(self.core)
+            for instruction in out:
+                if isinstance(instruction, SendTasks):
+                    self._check_order(instruction)
         for instruction in out:
             self._perform(instruction)
         return out
+
+    def _check_order(self, sent: SendTasks) -> None:
+        """Check that no task was passed by another of its client's that was not to go first."""
+        engine_id = EngineId(int(sent.peer[7:]))
+        engine = self.core.state.engines[engine_id]
+        for piece in sent.slices:
+            options = self.options.get((PeerId(piece.client), piece.first))
+            if options is None or options.placement == "direct":
+                continue
+            last = piece.first + piece.count - 1
+            for lane in self.core.state.waiting.all_lanes():
+                head = lane.head()
+                if head.group.client != piece.client:
+                    continue
+                if self.core.state.may_run(lane.constraint, engine):
+                    waits = (-lane.constraint.priority, head.first_seq)
+                    assert waits > (-options.priority, last), f"{head!r} was passed by {last}"
+
+    def _check_place(self, client: PeerId, seq: int, engine_id: int) -> None:
+        """Check that an engine may have a task, by what the task's client said."""
+        options = self.options.get((client, seq))
+        if options is None:
+            return
+        if options.targets is not None and options.placement == "balanced":
+            assert engine_id in options.targets, f"{seq} is not for engine {engine_id}"
+        has = self.resources[engine_id]
+        for name, amount in options.resources.items():
+            assert has.get(name, 0) >= amount, f"{seq} needs {name}, engine {engine_id} has {has}"
+        assert (client, seq, engine_id) not in self.refusals, f"{engine_id} turned {seq} down"
+        for dependency, is_follow in ((options.after, False), (options.follow, True)):
+            if dependency is not None:
+                self._check_dependency(dependency, is_follow, engine_id)
+
+    def _check_dependency(self, dependency: m.Dependency, is_follow: bool, engine_id: int) -> None:
+        keys = [
+            (PeerId(tasks.client), seq)
+            for tasks in dependency.tasks
+            for seq in range(tasks.first, tasks.first + tasks.count)
+        ]
+        ends = [self.ended[key][0] if key in self.ended else None for key in keys]
+        wanted = [end == m.OK if end in (m.OK, None) else dependency.failure for end in ends]
+        if not dependency.success:
+            wanted = [w and end != m.OK for w, end in zip(wanted, ends, strict=True)]
+        wanted = [w and end is not None for w, end in zip(wanted, ends, strict=True)]
+        assert all(wanted) if dependency.all else any(wanted), "placed before its time"
+        if is_follow:
+            places = {
+                self.ended_at[key] for key, is_wanted in zip(keys, wanted, strict=True) if is_wanted
+            }
+            assert engine_id in places, f"placed at {engine_id}, the others ran at {places}"
+            assert len(places) == 1 or not dependency.all
 
     def _perform(self, what: Instruction) -> None:
         if isinstance(what, SendTasks):
@@ -103,6 +165,7 @@ class Bench:
             for piece in what.slices:
                 self.sizes.setdefault(engine_id, []).append(piece.count)
                 for i in range(piece.count):
+                    self._check_place(PeerId(piece.client), piece.first + i, engine_id)
                     self.held[engine_id].append(
                         (PeerId(piece.client), piece.first + i, piece.attempt, piece.ordinal + i)
                     )
@@ -115,6 +178,8 @@ class Bench:
                 for i in range(piece.count):
                     key = (PeerId(what.message.client), piece.first + i)
                     assert key not in self.ended, f"{key} ended twice"
+                    assert piece.status[i] != m.UNMET, f"{key} ended as unmet"
+                    self.ended_at[key] = what.message.engine
                     self.ended[key] = (piece.status[i], bytes(payloads.pickle(i)))
         elif isinstance(what, SendRecall):
             self.recalls[int(what.peer[7:])] = (what.first, what.last)
@@ -125,11 +190,13 @@ class Bench:
 
     # -- what may happen ----------------------------------------------------------------------
 
-    def join(self, *engine_ids: int) -> None:
+    def join(self, *engine_ids: int, **resources: float) -> None:
         """Let engines join."""
         for engine_id in engine_ids:
             self.held[engine_id] = []
-            self.feed(ev.EngineJoinedEvent(EngineId(engine_id), engine_peer(engine_id)))
+            self.resources[engine_id] = resources
+            peer = engine_peer(engine_id)
+            self.feed(ev.EngineJoinedEvent(EngineId(engine_id), peer, resources))
 
     def lose(self, engine_id: int, reason: str = "killed by SIGKILL", running: int = -1) -> None:
         """Let an engine die."""
@@ -140,6 +207,8 @@ class Bench:
     def submit(self, first: int, count: int, client: PeerId = CLIENT, **options: Any) -> None:
         """Let a client submit one group."""
         group, frames = make_group(first, count, **options)
+        for seq in range(first, first + count):
+            self.options[client, seq] = group.options
         self.feed(ev.SubmitEvent(client, [group], [frames]))
 
     def results(
@@ -154,10 +223,11 @@ class Bench:
         statuses = statuses or [m.OK] * len(tasks)
         writer = PayloadWriter()
         for (_, task_seq, _, _), status in zip(tasks, statuses, strict=True):
-            error = m.ErrorInfo("ValueError", "no", [], engine_id)
+            ename = "UnmetDependency" if status == m.UNMET else "ValueError"
+            error = m.ErrorInfo(ename, "no", [], engine_id)
             writer.append(b"r%d" % task_seq if status == m.OK else encode_part(error))
         columns, frames = writer.finish()
-        never = [math.nan if status == m.ABORTED else 1.0 for status in statuses]
+        never = [math.nan if status in (m.ABORTED, m.UNMET) else 1.0 for status in statuses]
         piece = m.ResultSlice(
             seq,
             len(tasks),
@@ -182,6 +252,8 @@ class Bench:
             while n < min(count, len(held)) and _follows(held[n - 1], held[n]):
                 n += 1
             tasks, self.held[engine_id] = held[:n], held[n:]
+            if status == m.UNMET:
+                self.refusals |= {(peer, seq, engine_id) for peer, seq, _, _ in tasks}
             self.feed(self.results(engine_id, tasks, [status] * n, task_s))
             done += tasks
             count -= n

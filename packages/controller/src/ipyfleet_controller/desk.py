@@ -162,16 +162,14 @@ class Desk:
             if engine is None:
                 raise IndexError(f"there is no engine {target}")
             status[target] = _verbose(engine) if question.verbose else _counts(engine)
-        waiting = self._state.waiting
         if question.verbose:
             status["unassigned"] = [
                 msg_id
-                for lane in waiting.all_lanes()
-                for run in lane.runs()
+                for run in self._state.unplaced_runs()
                 for msg_id in _msg_ids(run.group, run.start, run.stop)
             ]
         else:
-            status["unassigned"] = waiting.n_tasks
+            status["unassigned"] = self._state.n_unplaced
         if not self._keeper.is_well:
             status["database"] = self._keeper.status()
         return partial(_add_completed, status, ids) if question.verbose else (status, [])

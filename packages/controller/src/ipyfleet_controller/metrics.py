@@ -81,7 +81,7 @@ def snapshot(
     return {
         "peers": {f"{role}s": roles.count(role) for role in ("client", "engine", "agent")},
         "tasks": {
-            "unassigned": state.waiting.n_tasks,
+            "unassigned": state.n_unplaced,
             "queued_direct": sum(engine.n_direct for engine in engines),
             "at_engines": sum(engine.n_tasks for engine in engines),
             "not_ended": sum(group.remaining for group in groups),

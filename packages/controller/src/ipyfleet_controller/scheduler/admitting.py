@@ -12,7 +12,7 @@ from ipyfleet_protocol.ids import EngineId
 from ipyfleet_protocol.messages import ErrorInfo, Group, Options
 
 from . import events as ev
-from .dependencies import Dependencies
+from .dependencies import Dependencies, is_hopeless
 from .endings import deliver, own_error
 from .group import GroupIndex, State, TaskGroup
 from .instructions import Instruction, RecordGroup, Refuse
@@ -69,7 +69,7 @@ class Admission:
         if not state.engines and state.patience_until is None:
             return [(run, own_error("NoEnginesRegistered"))]
         constraint = constraint_of(options)
-        if options.targets is not None and not state.live_ids().intersection(options.targets):
+        if constraint is not ANYWHERE and is_hopeless(state, constraint):
             return [(run, no_engine_left(state, constraint, tasks))]
         state.set_deadline(run, now)
         if options.after is not None or options.follow is not None:

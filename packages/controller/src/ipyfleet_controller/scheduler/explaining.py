@@ -14,6 +14,7 @@ from .engine_queue import EngineQueue
 from .group import State, TaskGroup
 from .runs import Constraint, Run
 from .state import SchedulerState
+from .wording import why_blocked, why_no_engine
 
 MAX_NAMED = 8
 """Engines that a sentence names."""
@@ -80,6 +81,8 @@ def _at_engine(engine: EngineQueue, before: int, attempt: int, now: float) -> st
 def _queued(state: SchedulerState, group: TaskGroup, seq: int, now: float) -> list[str]:
     if group.options.placement == "direct":
         return [_behind_direct(state, group, seq, now)]
+    if group.blocked is not None:
+        return [f"waiting: {why_blocked(group.blocked)}"]
     found = _waiting_run(state, group, seq)
     if found is None:
         return ["waiting"]
@@ -116,18 +119,6 @@ def _waiting_run(
             if run.group is group and run.start <= index < run.stop:
                 return lane.constraint, run
     return None
-
-
-def why_no_engine(state: SchedulerState, constraint: Constraint) -> str:
-    """Return why no engine may run tasks under a constraint; "" if some engine may."""
-    live = [engine for engine in state.engines.values() if not engine.is_leaving]
-    if not live:
-        return "there is no engine"
-    if any(state.may_run(constraint, engine) for engine in live):
-        return ""
-    if constraint.targets is not None:
-        return f"none of its targets ({_names(constraint.targets)}) is there"
-    return "no engine may run it"
 
 
 def _busy(state: SchedulerState, constraint: Constraint, now: float) -> str:
@@ -174,4 +165,4 @@ def _names(engine_ids: Iterable[EngineId]) -> str:
     return f"{text} …" if len(ids) > MAX_NAMED else text
 
 
-__all__ = ["duration", "explain", "past", "why_no_engine"]
+__all__ = ["duration", "explain", "past"]

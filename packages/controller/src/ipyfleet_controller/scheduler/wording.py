@@ -84,6 +84,12 @@ def no_engine_left(
         where = f"engine {_names(places)}" if places else "no engine that it may run on"
         text = f"the tasks that it is to follow ran on {where}, which it cannot run on{loss}"
         return own_error("ImpossibleDependency", text, method=options.method)
+    if any(e.engine_id in (constraint.targets or ()) for e in state.engines.values()):
+        reason = why_no_engine(state, constraint)
+        if reason:
+            targets = _names(constraint.targets or ())
+            text = f"no engine can run the task: {reason} (its targets are {targets})"
+            return own_error("ImpossibleDependency", text, method=options.method)
     return own_error(
         "EngineError",
         f"no engine is left that may run the task, its targets are "
