@@ -28,6 +28,8 @@ from ipyfleet_protocol.connection import (
 )
 from ipyfleet_protocol.hosts import host_id
 from ipyfleet_protocol.ids import Channel, PeerId, routing_id, split_routing_id
+from ipyfleet_protocol.reliable import SESSION_MESSAGES, Sent
+from ipyfleet_protocol.reliable import Received as ReceivedCount
 from ipyfleet_protocol.serialize import pack_call, pack_function, unpack
 
 T = TypeVar("T")
@@ -72,17 +74,21 @@ class FakeController:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.context: zmq.Context[Any] = zmq.Context()
-        self.router = self.context.socket(zmq.ROUTER)
-        self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.router.setsockopt(zmq.LINGER, 0)
+        self.url = f"ipc://{directory}/router"
+        self.incarnation = b""
+        """Empty: this controller knows nothing of resuming."""
+        self.heartbeat_ms = 0
+        self.sent: dict[tuple[PeerId, Channel], Sent] = {}
+        self.got: dict[tuple[PeerId, Channel], ReceivedCount] = {}
+        self.attached: set[tuple[PeerId, Channel]] = set()
+        self.repeated: list[int] = []
+        """Tasks of which a result came once more."""
+        self.come_up()
         self.instance = new_instance()
-        url = f"ipc://{directory}/router"
-        self.router.bind(url)
         self.info: ConnectionInfo = new_connection_info(
             instance=self.instance,
             role="engine",
-            urls=[url],
+            urls=[self.url],
             blob_dir=str(directory / "blobs"),
         )
         self.file = directory / "ipyfleet-engine.json"
@@ -108,6 +114,60 @@ class FakeController:
             self.stop(process)
         self.router.close()
         self.context.term()
+
+    # -- breaks -------------------------------------------------------------------------------
+
+    def come_up(self, incarnation: bytes | None = None) -> None:
+        """Listen; as another run of the controller if `incarnation` says so."""
+        if incarnation is not None:
+            self.incarnation = incarnation
+            self.sent, self.got = {}, {}
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.router = self.context.socket(zmq.ROUTER)
+        self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self.router.setsockopt(zmq.LINGER, 0)
+        if self.heartbeat_ms:
+            self.router.setsockopt(zmq.HEARTBEAT_IVL, self.heartbeat_ms)
+            self.router.setsockopt(zmq.HEARTBEAT_TIMEOUT, self.heartbeat_ms)
+        self.router.bind(self.url)
+
+    def go_down(self) -> None:
+        """Break all connections; what was not read is lost, and so is what has not left."""
+        self.router.close(0)
+        self.context.term()
+        self.attached.clear()
+
+    def _count(self, received: Received) -> bool:
+        """Count a message; False if its sender has to say hello first."""
+        key = (received.peer, received.channel)
+        match received.message:
+            case m.Ack():
+                self.sent[key].acknowledge(received.message.received)
+            case m.Hello() | m.Attach() if self.incarnation and self.welcome:
+                self._resume(key, received.message)
+            case message if self.incarnation and type(message) not in SESSION_MESSAGES:
+                if key not in self.attached:
+                    return False
+                self.got[key].note(0, 0.0)
+        return True
+
+    def _resume(self, key: tuple[PeerId, Channel], message: m.Hello | m.Attach) -> None:
+        """Answer a peer that was here before."""
+        peer, channel = key
+        self.attached.add(key)
+        sent, got = self.sent.setdefault(key, Sent()), self.got.setdefault(key, ReceivedCount())
+        if not message.incarnation:
+            return
+        received = message.received if message.incarnation == self.incarnation else 0
+        if isinstance(message, m.Attach):
+            self.send(peer, channel, m.Attached(self.incarnation, got.count))
+        else:
+            welcome = m.Welcome(bytes.fromhex(self.instance), self.engines.get(peer, -1))
+            welcome.incarnation, welcome.received = self.incarnation, got.count
+            self.send(peer, channel, welcome)
+        for frames in sent.unacknowledged(received):
+            self.router.send_multipart([routing_id(peer, channel), *frames])
 
     # -- processes ----------------------------------------------------------------------------
 
@@ -139,8 +199,9 @@ class FakeController:
         found = split_routing_id(identity)
         assert found is not None
         received = Received(*found, decode(header), frames)
-        self.inbox.append(received)
-        self._note(received)
+        if self._count(received):
+            self.inbox.append(received)
+            self._note(received)
         return True
 
     def until(self, condition: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
@@ -163,8 +224,9 @@ class FakeController:
                 self._greet(peer)
             case m.Hello(role="agent"):
                 self.hellos[peer] = message
-                if self.welcome:
-                    self.send(peer, Channel.AGENT, m.Welcome(bytes.fromhex(self.instance)))
+                if self.welcome and not message.incarnation:
+                    welcome = m.Welcome(bytes.fromhex(self.instance), incarnation=self.incarnation)
+                    self.send(peer, Channel.AGENT, welcome)
             case m.EngineExited():
                 self.exited.append(message)
             case m.Results():
@@ -183,6 +245,7 @@ class FakeController:
         ):
             self.engines[peer] = len(self.engines)
             welcome = m.Welcome(bytes.fromhex(self.instance), engine_id=self.engines[peer])
+            welcome.incarnation = self.incarnation
             self.send(peer, Channel.CONTROL, welcome)
 
     def _note_results(self, piece: m.ResultSlice, frames: Sequence[Any], channel: Channel) -> None:
@@ -191,6 +254,9 @@ class FakeController:
         outputs = read_uint32(piece.outputs)
         for i in range(piece.count):
             seq = piece.first + i
+            if self.incarnation and seq in self.ended:
+                self.repeated.append(seq)
+                continue
             assert seq not in self.ended, f"task {seq} ended twice"
             self.ended[seq] = Ended(
                 seq,
@@ -210,7 +276,12 @@ class FakeController:
     def send(
         self, peer: PeerId, channel: Channel, message: Any, frames: Sequence[Any] = ()
     ) -> None:
-        self.router.send_multipart([routing_id(peer, channel), encode(message), *frames])
+        parts = [encode(message), *frames]
+        if self.incarnation and type(message) not in SESSION_MESSAGES:
+            self.sent.setdefault((peer, channel), Sent()).note(parts)
+            if (peer, channel) not in self.attached:
+                return
+        self.router.send_multipart([routing_id(peer, channel), *parts])
 
     def wait_engines(self, count: int = 1, timeout_s: float = TIMEOUT_S) -> list[PeerId]:
         self.until(lambda: len(self.engines) >= count, timeout_s)

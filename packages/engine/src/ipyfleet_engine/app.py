@@ -94,7 +94,8 @@ class IPEngineApp(Application):
     controller_timeout = Float(
         60.0,
         min=0.0,
-        help="Seconds that a controller may be gone before engines end; 0 for any time.",
+        help="Seconds that a controller may be gone before engines end; 0 for any time. More, if "
+        "the controller asks for it (`ipcontroller --recover`).",
     ).tag(config=True)
     mpi = Bool(
         False, help="Be one engine of an MPI program or batch job: its rank is wanted as its id."
@@ -235,7 +236,7 @@ class IPEngineApp(Application):
             startup_command=self.startup_command,
             wanted_id=-1 if place is None else place.rank,
             # An engine that has an agent ends with it.
-            away_s=0.0 if agent else self.controller_timeout,
+            away_s=0.0 if agent else self._patience_s(info),
             names={} if place is None else {"mpi_rank": place.rank, "mpi_size": place.size},
             resources=self.resources,
         )
@@ -270,7 +271,7 @@ class IPEngineApp(Application):
             peer,
             nursery,
             timeout_s=self.timeout,
-            away_s=self.controller_timeout,
+            away_s=self._patience_s(info),
             file=self.file_path,
             respawn=Respawn(self.respawn, self.respawn_limit),
             keeper=LogKeeper(self.log_max_bytes),
@@ -326,6 +327,12 @@ class IPEngineApp(Application):
         nursery.spawn(command, environ, slot)
 
     # -- common -------------------------------------------------------------------------------
+
+    def _patience_s(self, info: ConnectionInfo) -> float:
+        """Return how long the controller may be gone; 0 for any time."""
+        if not self.controller_timeout:
+            return 0.0
+        return max(self.controller_timeout, info.recover_s)
 
     def _load_connection(self) -> ConnectionInfo:
         return load_connection_file(self.file_path, timeout_s=self.timeout, alive=True)

@@ -10,8 +10,13 @@ import shutil
 from pathlib import Path
 
 from ipyfleet_protocol.blobs import remove_blob_dir
-from ipyfleet_protocol.connection import ConnectionInfo, check_alive, remove_connection_file
-from ipyfleet_protocol.errors import ConnectionFileStale
+from ipyfleet_protocol.connection import (
+    ConnectionInfo,
+    check_alive,
+    load_connection_file,
+    remove_connection_file,
+)
+from ipyfleet_protocol.errors import ConnectionFileError, ConnectionFileStale
 from ipyfleet_protocol.hosts import host_id
 from ipyfleet_protocol.paths import runtime_dir
 
@@ -30,6 +35,10 @@ def remove_traces(info: ConnectionInfo, file: Path) -> bool:
     """
     if info.host != host_id():
         return False
+    # It may have been started again since: the file has another process id then.
+    with contextlib.suppress(ConnectionFileError):
+        now = load_connection_file(file)
+        info = now if now.instance == info.instance else info
     try:
         check_alive(info)
     except ConnectionFileStale:
