@@ -9,7 +9,12 @@ import time
 from pathlib import Path
 
 from ipyfleet_protocol import paths
-from ipyfleet_protocol.connection import new_connection_info, new_instance, save_connection_file
+from ipyfleet_protocol.connection import (
+    load_connection_file,
+    new_connection_info,
+    new_instance,
+    save_connection_file,
+)
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--profile-dir", type=Path)
@@ -17,8 +22,12 @@ parser.add_argument("--cluster-id", default="")
 parser.add_argument("--lease-fd", type=int, default=-1)
 parser.add_argument("--fail", default="")
 parser.add_argument("--stubborn", action="store_true")
+parser.add_argument("--resume", action="store_true")
+parser.add_argument("--fail-again", action="store_true")
 options, _ = parser.parse_known_args()
 
+if options.fail_again and options.resume:
+    sys.exit(4)
 if options.fail:
     print(options.fail, file=sys.stderr)
     sys.exit(3)
@@ -31,6 +40,9 @@ def stop(*_: object) -> None:
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN if options.stubborn else stop)
 instance = new_instance()
+if options.resume:
+    path = paths.connection_file(options.profile_dir, options.cluster_id, "client")
+    instance = load_connection_file(path).instance
 runtime = paths.make_private_dir(paths.runtime_dir(instance))
 files = []
 for role in ("engine", "client"):

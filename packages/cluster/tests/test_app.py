@@ -105,8 +105,10 @@ def test_list_and_stop(make_cluster: MakeCluster):
     cluster.start_cluster_sync()
     place = f"--profile-dir={cluster.profile_dir}"
     table = _ipcluster("list", place).stdout.splitlines()
-    assert table[0].split() == ["PROFILE", "CLUSTER", "ID", "RUNNING", "ENGINES", "LAUNCHER"]
-    assert table[1].split() == ["profile", "night", "True", "2", "local"]
+    assert table[0].split() == [
+        *("PROFILE", "CLUSTER", "ID", "RUNNING", "RESTARTS", "ENGINES", "LAUNCHER")
+    ]
+    assert table[1].split() == ["profile", "night", "True", "0", "2", "local"]
     (row,) = json.loads(_ipcluster("list", place, "-o", "json").stdout)
     assert row["cluster_id"] == "night"
     assert row["engines"] == 2

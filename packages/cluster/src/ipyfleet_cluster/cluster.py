@@ -10,6 +10,9 @@ Controller and engines are started at the same moment: the engines' agent import
 while the controller binds and writes its connection files, for which the agent waits. Meanwhile
 this process imports the client. Every child holds a lease (`lease`), so nothing outlives this
 process unless `shutdown_atexit` is off.
+
+A controller that ends unasked is started again (`restarting`) at the same addresses and with the
+same keys, unless nobody would be there to do it: where `shutdown_atexit` is off.
 """
 
 from __future__ import annotations
@@ -27,11 +30,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from .async_first import AsyncFirst, run_blocking
-from .cluster_file import claim_cluster_file
-from .description import ClusterDescription
+from .cluster_file import claim_cluster_file, read_cluster_file
 from .errors import ClusterRunning, LauncherError
-from .launchers.base import ControllerLauncher, EngineLauncher, Launcher
-from .launchers.registry import Kind, find_launcher_class
+from .guarded import GuardedCluster
+from .launchers.base import ControllerLauncher, EngineLauncher
 from .leftovers import remove_all_leftovers, remove_leftovers
 from .processes import wait_exit, wait_until
 
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 _SUPERVISOR_TIMEOUT_S = 15.0
 
 
-class Cluster(AsyncFirst, ClusterDescription):
+class Cluster(AsyncFirst, GuardedCluster):
     """A controller and any number of engine sets.
 
     Example::
@@ -63,6 +65,8 @@ class Cluster(AsyncFirst, ClusterDescription):
         controller_args, engine_args: more command-line arguments for ``ipcontroller`` and
             ``ipengine``.
         engine_timeout: seconds until engines that are not there yet are given up.
+        restart_controller: start a controller that died again. Engines and clients wait for it for
+            `recover_time` seconds and go on where they were.
         shutdown_atexit: stop everything when this process ends, whatever way it ends. Off: the
             cluster lives on, and `from_file` finds it.
         log_level: what this object and the processes log.
@@ -207,31 +211,12 @@ class Cluster(AsyncFirst, ClusterDescription):
         except BaseException:
             self.remove_cluster_file()
             raise
+        self._controller_kwargs = kwargs
+        self._stopping_controller = False
+        self.restarts = 0
         self.controller = launcher
         self._register_atexit()
         self.update_cluster_file()
-
-    def _controller_args(self) -> list[str]:
-        args = self._log_args()
-        if self.controller_ip:
-            args.append(f"--ip={self.controller_ip}")
-        if self.controller_location:
-            args.append(f"--location={self.controller_location}")
-        return [*args, *self.controller_args]
-
-    def _log_args(self) -> list[str]:
-        return [] if self.log_level is None else [f"--log-level={self.log_level}"]
-
-    def _make_launcher(
-        self, kind: Kind, name: str | type[Launcher], kwargs: dict[str, Any]
-    ) -> Launcher:
-        return find_launcher_class(kind, name)(
-            parent=self,
-            cluster_id=self.cluster_id,
-            profile_dir=self.profile_dir,
-            detached=not self.shutdown_atexit,
-            **kwargs,
-        )
 
     def _next_set_id(self) -> str:
         while True:
@@ -252,6 +237,7 @@ class Cluster(AsyncFirst, ClusterDescription):
             lambda: is_ready() or not self._is_controller_running(), self.controller_timeout
         )
         if is_ready():
+            self._guard_controller()
             return
         if self.controller is not None and not self.controller.is_running:
             raise LauncherError(f"the cluster did not start: {self.controller.describe_end()}")
@@ -307,11 +293,6 @@ class Cluster(AsyncFirst, ClusterDescription):
             + (f"the end of the engines' logs:\n{logs}" if logs else "their logs are empty")
         )
 
-    def find_ended(self) -> Launcher | None:
-        """Return a launcher whose process has ended though nobody stopped it, or None."""
-        launchers = [self.controller, *self.engines.values()]
-        return next((ln for ln in launchers if ln is not None and not ln.is_running), None)
-
     # -- stopping --------------------------------------------------------------------------------
 
     async def stop_engines(self, engine_set_id: str | None = None) -> None:
@@ -328,6 +309,7 @@ class Cluster(AsyncFirst, ClusterDescription):
 
     async def stop_controller(self) -> None:
         """Stop the controller, if it runs, and remove what it leaves when it was killed."""
+        await self._end_guard()
         if self.controller is None:
             return
         await self.controller.stop()
@@ -343,11 +325,22 @@ class Cluster(AsyncFirst, ClusterDescription):
         supervisor = self.supervisor
         if supervisor is not None and supervisor.signal(signal.SIGTERM):
             await wait_exit(supervisor, _SUPERVISOR_TIMEOUT_S)
+        self._look_again()
         try:
             await self.stop_engines()
         finally:
             await self.stop_controller()
             self._unregister_atexit()
+
+    def _look_again(self) -> None:
+        """See which processes another process's cluster has now: its controller may be new."""
+        if self._foreign_owner is None or not self.cluster_file:
+            return
+        try:
+            self._adopt(read_cluster_file(Path(self.cluster_file)))
+        except (FileNotFoundError, ValueError, KeyError):
+            # It has been stopped; what is left of it is known.
+            return
 
     async def restart_engines(self, engine_set_id: str | None = None) -> None:
         """Stop an engine set, or all, and start as many again. The new engines have new ids.

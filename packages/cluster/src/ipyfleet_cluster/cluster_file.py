@@ -9,13 +9,15 @@ A cluster file is JSON, readable by its owner only, in the profile's ``security`
      "host": "<host id>", "hostname": "node1",
      "owner": {"pid": 1, "started": 2.5},
      "supervised": true,
+     "guarded": true,
      "cluster": {"class": "<its path>", "cluster_id": "", "profile_dir": "/…", "n": 4},
-     "controller": {"class": "local", "state": {…}} | null,
+     "controller": {"class": "local", "state": {…}, "restarts": 0} | null,
      "engines": {"class": "local", "sets": {"1": {…}}}}
 
-The file is first written before anything is started, so that of two who start the same cluster only
-one succeeds; it is replaced whenever something starts or stops and removed when nothing runs any
-more.
+`supervised`: the owner does nothing but look after the cluster; `guarded`: it starts a controller
+that died again. The file is first written before anything is started, so that of two who start the
+same cluster only one succeeds; it is replaced whenever something starts or stops and removed when
+nothing runs any more.
 """
 
 from __future__ import annotations
@@ -129,16 +131,25 @@ def is_running(content: ClusterDict) -> bool:
     return any(process.is_alive() for process in processes_of(content))
 
 
+def is_awaited(content: ClusterDict) -> bool:
+    """Whether the controller is started again when it is dead: its files are needed then."""
+    if not content.get("guarded") or content.get("host") != host_id():
+        return False
+    with contextlib.suppress(ValueError):
+        return ProcessRef.from_dict(content.get("owner")).is_alive()
+    return False
+
+
 def processes_of(content: ClusterDict) -> list[ProcessRef]:
     """Return the processes that a cluster file names, whether they run or not.
 
-    The owner counts as long as it has not started a controller (it is about to) and when it
-    supervises.
+    The owner counts as long as it has not started a controller (it is about to), when it supervises
+    and when it starts a controller that died again.
     """
     controller = content.get("controller")
     states = [controller["state"]] if controller else []
     states += (content.get("engines") or {}).get("sets", {}).values()
-    if content.get("supervised") or not controller:
+    if content.get("supervised") or content.get("guarded") or not controller:
         states.append(content.get("owner"))
     found = []
     for state in states:

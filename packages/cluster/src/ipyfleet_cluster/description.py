@@ -36,7 +36,7 @@ from .processes import ProcessRef
 from .profile_config import load_profile_config
 
 _ALIASES = {"engines": "engine_launcher_class", "controller": "controller_launcher_class"}
-_OWNER_FIELDS = ("host", "hostname", "owner", "supervised")
+_OWNER_FIELDS = ("host", "hostname", "owner", "supervised", "guarded")
 _SETUP_FIRST = {"config", "parent", "log", "load_profile"}
 
 
@@ -67,6 +67,13 @@ class ClusterDescription(LoggingConfigurable):
     controller_timeout = Float(60, help="Seconds to wait for the controller to be ready.").tag(
         config=True
     )
+    restart_controller = Bool(
+        False,
+        help="Start a controller that died again; engines and clients go on where they were.",
+    ).tag(config=True)
+    recover_time = Float(
+        30.0, help="Seconds that engines and clients wait for a controller that died."
+    ).tag(config=True)
     shutdown_atexit = Bool(True, help="Stop the cluster when this process ends.")
     load_profile = Bool(True, help="Read the profile's ipcluster_config files.")
     log_level = Union([Int(), Unicode()], allow_none=True, default_value=None).tag(config=True)
@@ -74,6 +81,8 @@ class ClusterDescription(LoggingConfigurable):
     supervised = Bool(False, help="This process does nothing but look after the cluster.")
 
     controller = Instance(ControllerLauncher, allow_none=True)
+    restarts = Int(0, help="How often the controller was started again.")
+    is_guarded = Bool(False, help="A controller that ends unasked is started again.")
     engines = Dict(help="The engine sets' launchers, by id.")
 
     def __init__(self, n: int | None = None, **kwargs: Any) -> None:
@@ -168,7 +177,14 @@ class ClusterDescription(LoggingConfigurable):
         """Return what the cluster file holds (see `cluster_file`)."""
         content: ClusterDict = {
             "format": FORMAT,
-            **(self._foreign_owner or {**owner_fields(), "supervised": self.supervised}),
+            **(
+                self._foreign_owner
+                or {
+                    **owner_fields(),
+                    "supervised": self.supervised,
+                    "guarded": self.is_guarded,
+                }
+            ),
             "cluster": {
                 "class": f"{type(self).__module__}.{type(self).__qualname__}",
                 "cluster_id": self.cluster_id,
@@ -182,6 +198,7 @@ class ClusterDescription(LoggingConfigurable):
             content["controller"] = {
                 "class": abbreviate_launcher_class("controller", type(self.controller)),
                 "state": self.controller.to_dict(),
+                "restarts": self.restarts,
             }
         if self.engines:
             first = next(iter(self.engines.values()))
@@ -215,12 +232,14 @@ class ClusterDescription(LoggingConfigurable):
     def _adopt(self, content: ClusterDict) -> None:
         if not is_running(content):
             return
-        self._foreign_owner = {name: content[name] for name in _OWNER_FIELDS}
+        self._foreign_owner = {name: content.get(name, False) for name in _OWNER_FIELDS}
+        self.is_guarded = bool(self._foreign_owner["guarded"])
         common = {"parent": self, "cluster_id": self.cluster_id, "profile_dir": self.profile_dir}
         found = content.get("controller")
         if found:
             launcher_class = find_launcher_class("controller", found["class"])
             self.controller_launcher_class = found["class"]
+            self.restarts = int(found.get("restarts", 0))
             with contextlib.suppress(NotRunning):
                 controller = launcher_class.from_dict(found["state"], **common)
                 assert isinstance(controller, ControllerLauncher)

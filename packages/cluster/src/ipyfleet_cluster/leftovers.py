@@ -18,7 +18,7 @@ from ipyfleet_protocol.connection import ConnectionInfo, check_alive, load_conne
 from ipyfleet_protocol.errors import ConnectionFileError, ConnectionFileStale
 from ipyfleet_protocol.hosts import host_id
 
-from .cluster_file import is_running, read_cluster_file, remove_cluster_file
+from .cluster_file import is_awaited, is_running, read_cluster_file, remove_cluster_file
 
 _OURS = "ipyfleet-"
 
@@ -26,7 +26,7 @@ _OURS = "ipyfleet-"
 def remove_leftovers(profile_dir: Path, cluster_id: str) -> list[Path]:
     """Remove what a killed controller of this cluster left behind; return the files removed.
 
-    Does nothing while the controller is alive.
+    Does nothing while the controller is alive. Called by the owner: nobody else starts it again.
     """
     files = [paths.connection_file(profile_dir, cluster_id, role) for role in ("client", "engine")]
     return [path for path in files if _remove_if_stale(path)]
@@ -38,7 +38,9 @@ def remove_all_leftovers(profile_dir: Path) -> list[Path]:
     removed = [
         path
         for path in sorted(connection_files)
-        if path.stem.endswith(("-client", "-engine")) and _remove_if_stale(path)
+        if path.stem.endswith(("-client", "-engine"))
+        and not _is_awaited(profile_dir, path)
+        and _remove_if_stale(path)
     ]
     for path in paths.cluster_files(profile_dir):
         try:
@@ -51,6 +53,15 @@ def remove_all_leftovers(profile_dir: Path) -> list[Path]:
         remove_cluster_file(path)
         removed.append(path)
     return removed
+
+
+def _is_awaited(profile_dir: Path, path: Path) -> bool:
+    """Whether somebody is about to start the controller of a connection file again."""
+    try:
+        info = load_connection_file(path)
+        return is_awaited(read_cluster_file(paths.cluster_file(profile_dir, info.cluster_id)))
+    except (ConnectionFileError, FileNotFoundError, ValueError):
+        return False
 
 
 def _remove_if_stale(path: Path) -> bool:

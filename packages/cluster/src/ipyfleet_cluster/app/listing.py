@@ -13,7 +13,7 @@ from ..launchers.registry import abbreviate_launcher_class
 from ..manager import ClusterManager
 from .base import BASE_ALIASES, ClusterCommand
 
-_HEADERS = ("PROFILE", "CLUSTER ID", "RUNNING", "ENGINES", "LAUNCHER")
+_HEADERS = ("PROFILE", "CLUSTER ID", "RUNNING", "RESTARTS", "ENGINES", "LAUNCHER")
 
 
 _ALIASES: dict[str, Any] = {**BASE_ALIASES, "o": "IPClusterList.output_format"}
@@ -50,6 +50,7 @@ def _describe(cluster: Cluster) -> dict[str, Any]:
         "profile_dir": cluster.profile_dir,
         "cluster_id": cluster.cluster_id,
         "running": controller is not None and controller.is_running,
+        "restarts": cluster.restarts,
         "engines": sum(launcher.n for launcher in cluster.engines.values()),
         "launcher": abbreviate_launcher_class("engine", type(first)) if first else "",
         "cluster_file": cluster.cluster_file,
@@ -57,7 +58,7 @@ def _describe(cluster: Cluster) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    keys = ("profile", "cluster_id", "running", "engines", "launcher")
+    keys = ("profile", "cluster_id", "running", "restarts", "engines", "launcher")
     lines = [_HEADERS, *(tuple(str(row[key]) or "''" for key in keys) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADERS))]
     return "\n".join(

@@ -19,6 +19,15 @@ _ALIASES: dict[str, Any] = {
 }
 
 
+_FLAGS: dict[str, Any] = {
+    **ForegroundCommand.flags,
+    "no-restart-controller": (
+        {"Cluster": {"restart_controller": False}},
+        "Stop the cluster when the controller dies, instead of starting it again.",
+    ),
+}
+
+
 _CLASSES: list[Any] = [Cluster, LocalControllerLauncher, LocalEngineLauncher]
 
 
@@ -37,6 +46,7 @@ ipcluster start -n 4 --daemonize --cluster-id=night
 ipcluster start -n 4 --ip=10.0.0.5       # let other hosts connect
     """
     aliases = _ALIASES
+    flags = _FLAGS
     classes = _CLASSES
 
     async def run(self, supervisor: Supervisor) -> int:
@@ -45,11 +55,7 @@ ipcluster start -n 4 --ip=10.0.0.5       # let other hosts connect
         n = await supervisor.run(self._start(cluster))
         try:
             self._report(0, self._describe_ready(cluster, n))
-            ended = await supervisor.wait_end(
-                launcher
-                for launcher in (cluster.controller, *cluster.engines.values())
-                if launcher is not None
-            )
+            ended = await supervisor.wait(cluster.wait_ended())
             code = self._explain(supervisor, cluster, ended)
         finally:
             await cluster.stop_cluster()

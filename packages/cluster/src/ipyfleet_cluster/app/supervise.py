@@ -75,6 +75,13 @@ class Supervisor:
         finally:
             await _cancel([task, stop])
 
+    async def wait(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """As `run`, but None when a signal to stop comes first."""
+        try:
+            return await self.run(work)
+        except Stopped:
+            return None
+
     async def wait_end(self, launchers: Iterable[Launcher]) -> Launcher | None:
         """Wait for the first process to end, and return it; None when a signal to stop came."""
         tasks = {asyncio.ensure_future(launcher.wait_stopped()): launcher for launcher in launchers}
