@@ -19,11 +19,12 @@ import msgspec
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import SliceFrames
 from ipyfleet_protocol.columns import Frame
-from ipyfleet_protocol.ids import EngineId, parse_msg_id
+from ipyfleet_protocol.ids import NO_PEER, EngineId, PeerId, parse_msg_id
 
 from .database.answers import pack, read_results
-from .database.base import GroupEntry, Limits, NoData, ResultsEntry, TaskDatabase
+from .database.base import GroupEntry, Limits, NoData, NotKept, ResultsEntry, TaskDatabase
 from .database.conditions import pack_conditions
+from .database.detached import PayloadGone, detach_groups
 from .database.keeper import RecordKeeper
 from .database.payloads import bound, hold
 from .database.query import QueryError
@@ -124,8 +125,11 @@ class Desk:
         request: int,
         question: m.Question,
         send: Callable[[m.Reply, Sequence[Frame]], None],
+        client: PeerId = NO_PEER,
     ) -> None:
         """Answer a question, now or when the database has; `send` takes the reply and its frames.
+
+        A `DetachClient` is about `client`, who asked.
 
         Whoever runs the loop calls `RecordKeeper.deliver`.
         """
@@ -142,14 +146,19 @@ class Desk:
             content, frames = found(database)
             return pack(content), frames
 
+        is_barrier = isinstance(question, m.DetachClient)
+        found: _Answer | _Work
         try:
-            found = self._ANSWERS[type(question)](self, question)
-        except (QueryError, KeyError, IndexError) as error:
+            if is_barrier:
+                found = self._detach(client)
+            else:
+                found = self._ANSWERS[type(question)](self, question)
+        except (QueryError, KeyError, IndexError, PayloadGone) as error:
             reply(error)
             return
         if callable(found):
             self.flush()
-            self._keeper.ask(work, reply)
+            self._keeper.ask(work, reply, is_barrier=is_barrier)
         else:
             reply((pack(found[0]), found[1]))
 
@@ -234,6 +243,19 @@ class Desk:
         for name, part in self.measure().items():
             content.setdefault(name, {}).update(part)
         return content, []
+
+    def _detach(self, client: PeerId) -> _Work:
+        now = time.time()
+        groups = detach_groups(self._state, client, self.blob_dir, now)
+        index = self._state.groups.get(client)
+        entries = [_group_entry(group, now) for group in (index.live() if index else ())]
+
+        def keep(database: TaskDatabase) -> _Answer:
+            database.write(entries)  # nothing new, unless records were missed
+            database.keep_detached(groups)
+            return sum(group.n_live for group in groups), []
+
+        return keep
 
     def _not_here(self, question: m.ShutdownCluster | m.OnEngineStart | m.AwaitResults) -> NoReturn:
         raise AssertionError("the hub or the router answers this one")
@@ -336,6 +358,8 @@ def _refusal(error: Exception) -> m.ErrorInfo:
     text = str(error.args[0]) if error.args else str(error)
     if isinstance(error, QueryError):
         return own_error("ValueError", text)
+    if isinstance(error, NotKept | PayloadGone):
+        return own_error("KernelError", text)
     for kind in (KeyError, IndexError):
         if isinstance(error, kind):
             return own_error(kind.__name__, text)

@@ -476,7 +476,7 @@ class Router:
             if client in self._hub.registry.peers:
                 self._outbox.send(client, Channel.CLIENT, encode(reply), frames)
 
-        self._desk.answer(what.request, what.question, send)
+        self._desk.answer(what.request, what.question, send, client)
 
     def _tell_watchers(self) -> None:
         due, self._watches.due = self._watches.due, {}

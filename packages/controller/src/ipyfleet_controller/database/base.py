@@ -11,12 +11,15 @@ ended ones.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.messages import Columns, Method, Placement
+
+if TYPE_CHECKING:
+    from .detached import DetachedGroup
 
 Record: TypeAlias = dict[str, Any]
 
@@ -182,6 +185,22 @@ class TaskDatabase(Protocol):
         """
         ...
 
+    def keep_detached(self, groups: Sequence[DetachedGroup]) -> None:
+        """Store groups with their payloads, until all of their tasks have ended; what is stored of
+        a group already is replaced.
+
+        Raises:
+            NotKept: if what is stored ends with the controller.
+            BadEntry: if one of them cannot be stored; nothing is, then.
+        """
+        ...
+
+    def detached(self) -> list[DetachedGroup]:
+        """Return the groups that were stored, with `ended` as the records have it, without those
+        all of whose tasks have ended; none where nothing outlives the controller.
+        """
+        ...
+
     def make_room(self) -> int:
         """Drop some of the oldest ended groups, because the database is full; return how many
         records.
@@ -218,6 +237,10 @@ class DatabaseUnavailable(Exception):
         self.is_connected = is_connected
         self.is_full = is_full
         self.at_once = at_once
+
+
+class NotKept(Exception):
+    """What is stored here ends with the controller, so it cannot outlive it. The text says so."""
 
 
 class BadEntry(Exception):

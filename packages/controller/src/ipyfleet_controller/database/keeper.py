@@ -67,6 +67,7 @@ class _Noted(msgspec.Struct):
 class _Question(msgspec.Struct):
     work: Callable[[TaskDatabase], Any]
     reply: Callable[[Any], None]
+    is_barrier: bool
 
 
 class RecordKeeper:
@@ -131,14 +132,22 @@ class RecordKeeper:
         if not self._wake.is_set():
             self._wake.set()
 
-    def ask(self, work: Callable[[TaskDatabase], Any], reply: Callable[[Any], None]) -> None:
+    def ask(
+        self,
+        work: Callable[[TaskDatabase], Any],
+        reply: Callable[[Any], None],
+        *,
+        is_barrier: bool = False,
+    ) -> None:
         """Have something asked of the database when everything before is written.
 
         Args:
             work: called by the thread with the database.
             reply: called by `deliver` with what `work` returned, or with the exception it raised.
+            is_barrier: without everything before having been written there is no answer but a
+                `DatabaseUnavailable`.
         """
-        self._queue.append(_Question(work, reply))
+        self._queue.append(_Question(work, reply, is_barrier))
         self._hurry.set()
         self._wake.set()
 
@@ -254,6 +263,8 @@ class RecordKeeper:
     def _answer(self, question: _Question) -> None:
         outcome: Any
         try:
+            if question.is_barrier and self._pending:
+                raise DatabaseUnavailable(self._trouble or "it did not take what came before")
             outcome = self._ask(question.work)
         except Exception as error:  # noqa: BLE001 -- whatever it is, somebody waits for an answer
             outcome = error
@@ -284,6 +295,7 @@ class RecordKeeper:
         if self._attempt(self._write_pending):
             self._done_bytes += self._pending_bytes
             self._pending, self._pending_bytes = [], 0
+            self._attempt(self._cull)
 
     def _write_pending(self) -> None:
         database = self._open()
@@ -301,7 +313,10 @@ class RecordKeeper:
                 break
             else:
                 break
-        database.cull(time.time())
+
+    def _cull(self) -> None:
+        """Drop what need not be kept. What is written stays so if this fails."""
+        self._open().cull(time.time())
 
     def _write_singly(self, database: TaskDatabase) -> None:
         """Write entries one by one, since one of them is bad; what is written is not pending."""

@@ -15,12 +15,14 @@ from ipyfleet_protocol.ids import format_msg_id, parse_msg_id
 from .base import (
     GroupEntry,
     Limits,
+    NotKept,
     PendingError,
     Record,
     ResultsEntry,
     StoredResult,
     TaskDatabase,
 )
+from .detached import DetachedGroup
 from .live import Coverage, GroupIndex
 from .place import DatabasePlace
 from .recorded import PENDING, PURGED, RecordedGroup, Search, cut
@@ -158,6 +160,17 @@ class MemoryDatabase:
         while self._done and self._done[0].touched < now - self._max_age_s:
             self._cull_oldest()
         return self._n_culled - before
+
+    def keep_detached(self, groups: Sequence[DetachedGroup]) -> None:
+        """Raise `NotKept`."""
+        raise NotKept(
+            "records are kept in memory, so nothing outlives the controller; start it with "
+            "--sqlitedb or --postgresdb to detach from work"
+        )
+
+    def detached(self) -> list[DetachedGroup]:
+        """Return none."""
+        return []
 
     def make_room(self) -> int:
         """Drop the oldest ended group."""

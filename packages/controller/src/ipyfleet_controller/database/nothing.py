@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from .base import GroupEntry, NoData, Record, ResultsEntry, StoredResult, TaskDatabase
+from .base import GroupEntry, NoData, NotKept, Record, ResultsEntry, StoredResult, TaskDatabase
+from .detached import DetachedGroup
 from .place import DatabasePlace
 
 
@@ -51,6 +52,17 @@ class NoDatabase:
     def cull(self, now: float) -> int:
         """Drop nothing; there is nothing."""
         return 0
+
+    def keep_detached(self, groups: Sequence[DetachedGroup]) -> None:
+        """Raise `NotKept`."""
+        raise NotKept(
+            "records are not kept, so nothing outlives the controller; start it with "
+            "--sqlitedb or --postgresdb to detach from work"
+        )
+
+    def detached(self) -> list[DetachedGroup]:
+        """Return none."""
+        return []
 
     def make_room(self) -> int:
         """Drop nothing; there is nothing."""

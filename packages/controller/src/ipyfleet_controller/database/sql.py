@@ -34,8 +34,10 @@ from .base import (
     ResultsEntry,
     StoredResult,
 )
+from .detached import DetachedGroup
 from .recorded import PENDING, PURGED, Chunk, RecordedGroup, Search
 from .sql_connection import Connection, DatabaseCorrupt
+from .sql_detached import DetachedStore
 from .sql_purge import Purger
 from .sql_rows import Row, read_chunk, read_entry
 from .sql_text import narrow
@@ -71,6 +73,7 @@ class SqlDatabase:
         self._connection: Connection | None = None
         self._was_open = False
         self._ledger = Ledger()
+        self._detached = DetachedStore()
         self._n_culled = 0
 
     def open(self) -> None:
@@ -93,7 +96,7 @@ class SqlDatabase:
             except BaseException:
                 batch.undo()
                 raise
-            batch.done()
+            self._detached.note_ended(batch.done())
 
     def get(self, msg_id: str) -> Record | None:
         """Return the record of a task, or None."""
@@ -175,6 +178,7 @@ class SqlDatabase:
         before = self._n_culled
         limits = self._limits
         with self._connected() as connection:
+            self._detached.forget_ended(connection)
             horizon = now - limits.max_age_s
             while rows := connection.rows(
                 text.TOO_OLD, (horizon, self._ledger.first_of_run, GROUPS_PER_CULL)
@@ -186,6 +190,16 @@ class SqlDatabase:
                 ):
                     self._drop(connection, rows, until=lambda: not self._is_over(1.0 - CULL_SHARE))
         return self._n_culled - before
+
+    def keep_detached(self, groups: Sequence[DetachedGroup]) -> None:
+        """Store groups with their payloads."""
+        with self._connected() as connection:
+            self._detached.write(connection, groups)
+
+    def detached(self) -> list[DetachedGroup]:
+        """Return the stored groups that have not ended."""
+        with self._connected() as connection:
+            return self._detached.read(connection)
 
     def make_room(self) -> int:
         """Drop some of the oldest ended groups to make room; return how many records."""
@@ -243,6 +257,7 @@ class SqlDatabase:
         with connection.transaction():
             for statement in text.SCHEMA:
                 connection.run(statement.format(blob=connection.blob_type))
+            self._detached.take_over(connection)
         [(last,)] = connection.rows(text.LAST_NUMBER)
         self._ledger.next_number = max(self._ledger.next_number, 0 if last is None else last + 1)
         if self._was_open:

@@ -41,6 +41,32 @@ SCHEMA = (
         content {{blob}} NOT NULL, PRIMARY KEY (number, start, place))""",
 )
 
+# Work that was detached: groups with their payloads. Its form has a number of its own.
+REQUESTS, REQUEST_FRAMES = "ipyfleet_requests_1", "ipyfleet_request_frames_1"
+
+DETACHED_SCHEMA = (
+    f"""CREATE TABLE IF NOT EXISTS {REQUESTS} (
+        client {{blob}} NOT NULL, first BIGINT NOT NULL, count BIGINT NOT NULL,
+        submitted DOUBLE PRECISION NOT NULL, header {{blob}} NOT NULL,
+        n_function BIGINT NOT NULL, PRIMARY KEY (client, first))""",
+    f"""CREATE TABLE IF NOT EXISTS {REQUEST_FRAMES} (
+        client {{blob}} NOT NULL, first BIGINT NOT NULL, place BIGINT NOT NULL,
+        content {{blob}} NOT NULL, PRIMARY KEY (client, first, place))""",
+)
+DROP_REQUEST = tuple(
+    f"DELETE FROM {table} WHERE client = ? AND first = ?" for table in (REQUESTS, REQUEST_FRAMES)
+)
+ADD_REQUEST = f"INSERT INTO {REQUESTS} VALUES (?, ?, ?, ?, ?, ?)"
+ADD_REQUEST_FRAME = f"INSERT INTO {REQUEST_FRAMES} VALUES (?, ?, ?, ?)"
+ALL_REQUESTS = f"SELECT client, first, count, submitted, header, n_function FROM {REQUESTS}"
+REQUEST_NAMES = f"SELECT client, first, count FROM {REQUESTS}"
+FRAMES_OF_REQUEST = f"""SELECT content FROM {REQUEST_FRAMES} WHERE client = ? AND first = ?
+    ORDER BY place"""
+# A request of which no record is left cannot be told from one that has ended.
+LIVE_PARTS = f"""SELECT number, first, count FROM {GROUPS}
+    WHERE client = ? AND first < ? AND first + count > ? AND n_live > 0"""
+ENDED_PARTS = f"SELECT start, count FROM {RESULTS} WHERE number = ?"
+
 ENTRY_COLUMNS = "number, client, first, count, label, method, placement, name, submitted"
 GROUP_COLUMNS = f"{ENTRY_COLUMNS}, touched, n_live, n_purged, n_bytes, conditions"
 CHUNK_COLUMNS = (
@@ -82,8 +108,10 @@ DROP_BUFFERS_OF_CHUNK = f"DELETE FROM {BUFFERS} WHERE number = ? AND start = ?"
 DROP_GROUP = tuple(f"DELETE FROM {table} WHERE number = ?" for table in (GROUPS, RESULTS, BUFFERS))
 OLDEST_ENDED = f"""SELECT number, count - n_purged, n_bytes FROM {GROUPS} WHERE n_live = 0
     ORDER BY number LIMIT ?"""
-TOO_OLD = f"""SELECT number, count - n_purged, n_bytes FROM {GROUPS}
-    WHERE touched < ? AND (n_live = 0 OR number < ?) ORDER BY touched LIMIT ?"""
+TOO_OLD = f"""SELECT number, count - n_purged, n_bytes FROM {GROUPS} AS g
+    WHERE touched < ? AND (n_live = 0 OR (number < ? AND NOT EXISTS (SELECT 1 FROM {REQUESTS} AS r
+    WHERE r.client = g.client AND r.first < g.first + g.count AND r.first + r.count > g.first)))
+    ORDER BY touched LIMIT ?"""
 GROUPS_OF_ENGINES = f"""number IN (SELECT number FROM {RESULTS} WHERE engine_id IN ({{marks}}))"""
 
 _COMPARISONS = {"$lt": "<", "$lte": "<=", "$gt": ">", "$gte": ">="}

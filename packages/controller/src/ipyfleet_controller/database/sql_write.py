@@ -150,13 +150,16 @@ class Batch:
             group.ended, group.n_bytes, group.touched = ended, n_bytes, touched
         ledger.next_number, ledger.n_records, ledger.n_bytes = self._before
 
-    def done(self) -> None:
-        """Note that it is committed."""
+    def done(self) -> set[bytes]:
+        """Note that it is committed; return the clients of groups that have ended by it."""
+        ended = set()
         for group in self._new:
             group.is_recorded = True
         for group in (*self._new, *self._changed):
             if group.is_over:
                 self._ledger.live.remove(group)
+                ended.add(group.entry.client)
+        return ended
 
     def _add_chunk(self, number: int, chunk: Chunk) -> None:
         frames = () if callable(chunk.frames) else chunk.frames

@@ -151,6 +151,10 @@ class TaskGroup:
             self._payloads = Payloads(self.columns, self.frames)
         return self._payloads.part(start, stop)
 
+    def replace_payloads(self, columns: Columns, frames: Sequence[Frame]) -> None:
+        """Have the same payloads in other frames."""
+        self.columns, self.frames, self._payloads = columns, frames, None
+
     def move(self, start: int, stop: int, source: State, target: State) -> None:
         """Move tasks ``start … stop-1``, all in one state, to another.
 

@@ -1,0 +1,118 @@
+"""Work that needs neither its client nor its controller any more: groups with their payloads.
+
+What lives here: `DetachedGroup`, how one is made of a live group (`detach_groups`), what of it has
+ended since (`with_ended`), and `load_detached`, for a controller that starts. What must not:
+storage.
+
+A group that is detached lets go of its client's shared memory: what was a blob travels inline from
+then on, also to the engines of the controller that runs now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import structs
+
+from ipyfleet_protocol.codec import SliceFrames
+from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.ids import PeerId
+from ipyfleet_protocol.messages import Group
+
+from ..scheduler.group import State, TaskGroup
+from ..scheduler.state import SchedulerState
+from .base import GONE, TaskDatabase
+from .payloads import hold
+
+
+class DetachedGroup(msgspec.Struct):
+    """A group of tasks of which some have not ended, with all that is needed to run those.
+
+    Attributes:
+        client: who submitted it.
+        group: as submitted; `ended` says which tasks have ended, `function.frames` is the number of
+            frames in `frames.function`, and no payload is a blob.
+        frames: of function and payloads, as `codec.split` returns them.
+        submitted: when, seconds since the epoch.
+    """
+
+    client: bytes
+    group: Group
+    frames: SliceFrames
+    submitted: float
+
+    @property
+    def n_live(self) -> int:
+        """Number of tasks that have not ended."""
+        return self.group.count - sum(self.group.ended)
+
+
+class PayloadGone(Exception):
+    """The arguments of a task cannot be read any more."""
+
+
+def detach_groups(
+    state: SchedulerState, client: PeerId, blob_dir: Path | None, now: float
+) -> list[DetachedGroup]:
+    """Return a client's groups that have not ended; they are free of its shared memory then.
+
+    Args:
+        state: of the scheduler.
+        client: whose.
+        blob_dir: where its blobs are.
+        now: seconds since the epoch, for `submitted`, which the records know better.
+
+    Raises:
+        PayloadGone: if arguments of a group are not there.
+    """
+    index = state.groups.get(client)
+    out = []
+    for group in index.live() if index is not None else ():
+        _take_in_blobs(group, blob_dir)
+        function = group.function
+        body: Sequence[Frame] = ()
+        if function is not None:
+            body = state.functions.body(function.digest) or ()
+            function = structs.replace(function, frames=len(body))
+        ended = bytes(byte > State.PLACED for byte in group.states)
+        header = Group(group.first, group.count, group.options, function, group.columns, ended)
+        frames = SliceFrames(list(body), list(group.frames or ()))
+        out.append(DetachedGroup(client, header, frames, now))
+    return out
+
+
+def _take_in_blobs(group: TaskGroup, blob_dir: Path | None) -> None:
+    if not group.columns.blobs or group.frames is None:
+        return
+    # Nothing is too large: it has to be run.
+    columns, frames = hold(group.columns, group.frames, blob_dir, 1 << 62)
+    if GONE in columns.blobs:
+        raise PayloadGone(f"the arguments of tasks {group.first} … are gone from shared memory")
+    columns.blobs = b""
+    group.replace_payloads(columns, frames)
+
+
+def with_ended(detached: DetachedGroup, ended: Iterable[int]) -> DetachedGroup | None:
+    """Return a detached group with those of its tasks (sequence numbers) marked that have ended,
+    too; None if all have.
+    """
+    group = detached.group
+    flags = bytearray(group.ended or bytes(group.count))
+    for seq in ended:
+        flags[seq - group.first] = 1
+    if 0 not in flags:
+        return None
+    flat = bytes(flags) if any(flags) else b""
+    return structs.replace(detached, group=structs.replace(group, ended=flat))
+
+
+def load_detached(database: TaskDatabase) -> list[DetachedGroup]:
+    """Return the detached groups with tasks that have not ended, by client, in the order of
+    sequence numbers; for `RecordKeeper.ask`, which calls it in the database's thread.
+    """
+    return sorted(database.detached(), key=lambda each: (each.client, each.group.first))
+
+
+__all__ = ["DetachedGroup", "PayloadGone", "detach_groups", "load_detached", "with_ended"]
