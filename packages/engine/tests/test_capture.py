@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
+import pytest
+
+from ipyfleet_engine.capture import _Readable
 from ipyfleet_protocol import messages as m
 
 
@@ -95,3 +99,22 @@ def test_a_flood_is_bounded_and_said(shared: Any) -> None:
     items = shared.output(ended.seq)
     assert sum(len(i.content) + i.dropped_bytes for i in items if i.kind == "stdout") == 100_000_000
     assert items[-1].content.endswith(b"y\n")
+
+
+@pytest.mark.parametrize("has_epoll", [True, False])
+def test_descriptors_are_watched_with_or_without_epoll(
+    has_epoll: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only Linux has epoll."""
+    if not has_epoll:
+        monkeypatch.delattr("select.epoll", raising=False)
+    first, second = os.pipe(), os.pipe()
+    readable = _Readable([first[0], second[0]])
+    assert not readable.ask(0, 1)
+    os.write(second[1], b"x")
+    assert len(readable.ask(0, 1)) == 1
+    os.read(second[0], 1)
+    assert not readable.ask(0, 1)
+    readable.close()
+    for fd in (*first, *second):
+        os.close(fd)

@@ -5,10 +5,12 @@ A release of theirs that breaks us is to break exactly the test that names what 
 
 from __future__ import annotations
 
+import array
 import asyncio
 import gc
 import getpass
 import inspect
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +25,7 @@ from IPython.core.error import StdinNotImplementedError
 from IPython.core.interactiveshell import InteractiveShell
 
 from ipyfleet_engine import ipykernel_hooks as hooks
+from ipyfleet_engine.interrupts import InterruptHandler, interruptible
 from ipyfleet_engine.kernel import FleetKernel
 from ipyfleet_engine.output import OutputItem
 
@@ -290,3 +293,27 @@ def test_ipykernel_asks_its_application_for_the_connection_file(
     hooks.present_as_kernel_app(kernel, file)
     assert ipykernel.get_connection_file() == str(file)
     assert IPKernelApp.instance().kernel is kernel
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_handler_of_sigint_is_not_in_tracebacks(kernel: FleetKernel, wrapped: bool) -> None:
+    """`FleetShell.showtraceback` and the renderer of tasks: the last frame is the user's."""
+    code = "import signal\ndef wait():\n    signal.raise_signal(signal.SIGINT)\n"
+    if wrapped:
+        code += "try:\n    wait()\nexcept KeyboardInterrupt:\n    raise ValueError('in its place')"
+    else:
+        code += "wait()"
+    loop = asyncio.new_event_loop()
+    handler = InterruptHandler(loop, memoryview(array.array("q", [0])))
+    before = signal.signal(signal.SIGINT, handler)
+    run_as_user = interruptible(lambda: run(kernel, code))
+    try:
+        reply, _ = run_as_user()
+        text = "\n".join(reply["traceback"])
+        shown = hooks.TracebackRenderer(kernel.shell).render(reply["exception"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+        loop.close()
+    assert "raise_signal" in text and "KeyboardInterrupt" in text
+    for lines in (text, "\n".join(shown)):
+        assert "interrupts.py" not in lines and "raise_signal" in lines

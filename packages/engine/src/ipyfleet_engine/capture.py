@@ -29,10 +29,11 @@ import fcntl
 import logging
 import os
 import select
+import selectors
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 from .cstdio import CStdout
@@ -72,6 +73,29 @@ class _CapturedFd:
             os.close(fd)
 
 
+class _Readable:
+    """Tells whether one of some descriptors can be read; for one thread at a time.
+
+    Attributes:
+        ask: called with 0 and 1; returns what can be read. With epoll it is epoll's own method,
+            since every task asks.
+    """
+
+    ask: Callable[[int, int], list[Any]]
+
+    def __init__(self, fds: Iterable[int]) -> None:
+        if hasattr(select, "epoll"):
+            epoll = select.epoll()
+            for fd in fds:
+                epoll.register(fd, select.EPOLLIN)
+            self.ask, self.close = epoll.poll, epoll.close
+        else:
+            selector = selectors.DefaultSelector()
+            for fd in fds:
+                selector.register(fd, selectors.EVENT_READ)
+            self.ask, self.close = lambda timeout, n: selector.select(timeout), selector.close
+
+
 class FdCapture:
     """See the module docstring.
 
@@ -94,7 +118,8 @@ class FdCapture:
         self._c_stdout: CStdout
         self._c_ends: memoryview
         self._is_waiting: Callable[[int, int], list[Any]]
-        self._any_time = select.poll()
+        self._at_end: _Readable
+        self._before_text: _Readable
         self._wake_read = self._wake_write = -1
         self._thread: threading.Thread | None = None
 
@@ -111,11 +136,9 @@ class FdCapture:
         _move_log_handlers(self.log)
         if faulthandler.is_enabled():
             faulthandler.enable(self.log)
-        self._epoll = select.epoll()
-        for captured in self._fds:
-            self._epoll.register(captured.read_end, select.EPOLLIN)
-            self._any_time.register(captured.read_end, select.POLLIN)
-        self._is_waiting = self._epoll.poll
+        ends = [captured.read_end for captured in self._fds]
+        self._at_end, self._before_text = _Readable(ends), _Readable(ends)
+        self._is_waiting = self._at_end.ask
         self._c_stdout = CStdout()
         self._c_ends = self._c_stdout.ends
         self._wake_read, self._wake_write = os.pipe()
@@ -142,7 +165,8 @@ class FdCapture:
         if not self._thread.is_alive():
             for captured in self._fds:
                 captured.close()
-            self._epoll.close()
+            self._at_end.close()
+            self._before_text.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
         self._thread = None
@@ -169,21 +193,20 @@ class FdCapture:
         """
         if self._lock.acquire(timeout=ORDER_WAIT_S):
             try:
-                if self._any_time.poll(0):
+                if self._before_text.ask(0, 1):
                     self._read_all()
             finally:
                 self._lock.release()
 
     def _run(self) -> None:
-        sleeping = select.poll()
-        for captured in self._fds:
-            sleeping.register(captured.read_end, select.POLLIN)
-        sleeping.register(self._wake_read, select.POLLIN)
-        while True:
-            for fd, _ in sleeping.poll():
-                if fd == self._wake_read:
-                    return
-            self._read_all()
+        with selectors.DefaultSelector() as sleeping:
+            for fd in (self._wake_read, *(captured.read_end for captured in self._fds)):
+                sleeping.register(fd, selectors.EVENT_READ)
+            while True:
+                for key, _ in sleeping.select():
+                    if key.fd == self._wake_read:
+                        return
+                self._read_all()
 
     def _read_all(self) -> None:
         """Hand over what is there now; an endless writer does not make this endless."""

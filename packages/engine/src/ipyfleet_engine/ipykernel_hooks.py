@@ -121,6 +121,13 @@ class FleetShell(ZMQInteractiveShell):
             self._is_async = answer
         return answer
 
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Show an error, without the frame of the handler of SIGINT."""
+        error = sys.exc_info()[1] if exc_tuple is None else exc_tuple[1]
+        if error is not None:
+            cut_handler_frame(error)
+        super().showtraceback(exc_tuple, *args, **kwargs)
+
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         self.last_shown = evalue
         try:
@@ -212,6 +219,7 @@ class TracebackRenderer:
         if start - self._window_start > 10:
             self._window_start = start
             self._spent_s = 0.0
+        cut_handler_frame(exc)
         tb = shorten_traceback(strip_own_frames(exc.__traceback__))
         lines = None
         if self._spent_s < _RENDER_BUDGET_S:
@@ -260,6 +268,8 @@ def shorten_traceback(tb: TracebackType | None, depth: int = 30) -> TracebackTyp
     return tb
 
 
+_HANDLER_MODULE = "ipyfleet_engine.interrupts"
+
 _OWN_PACKAGES = ("ipyfleet_engine.", "ipyfleet_protocol.")
 
 
@@ -272,6 +282,23 @@ def strip_own_frames(tb: TracebackType | None) -> TracebackType | None:
         tb = tb.tb_next
     # Only our own frames (the arguments did not unpickle, say): better than nothing.
     return first
+
+
+def cut_handler_frame(error: BaseException) -> None:
+    """End the traceback of a KeyboardInterrupt where the user's code was, not in our handler.
+
+    Also of one that `error` has come of.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        tb = cause.__traceback__ if isinstance(cause, KeyboardInterrupt) else None
+        while tb is not None and tb.tb_next is not None:
+            if tb.tb_next.tb_frame.f_globals.get("__name__") == _HANDLER_MODULE:
+                tb.tb_next = None
+            tb = tb.tb_next
+        cause = cause.__cause__ or cause.__context__
 
 
 def is_own_frame(frame: FrameType) -> bool:
