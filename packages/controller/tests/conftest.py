@@ -67,6 +67,7 @@ class Bench:
     """
 
     CLIENT, OTHER = CLIENT, OTHER
+    tick = ev.TickEvent()
 
     def __init__(self, **options: Any) -> None:
         self.core = SchedulerCore(**options)

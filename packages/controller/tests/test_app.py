@@ -128,3 +128,15 @@ def test_starting_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_scheme_is_chosen_on_the_command_line_or_in_the_configuration(start: Any) -> None:
+    """`--scheme`, `--hwm` and `c.TaskScheduler` are understood; an unknown scheme is one line."""
+    process = start("--scheme=weighted", "--hwm=3")
+    process.info()
+    assert process.stop() == (0, "")
+    config = process.profile / "ipcontroller_config.py"
+    config.write_text("c.TaskScheduler.scheme_name = 'fastest'\nc.TaskScheduler.hwm = 2\n")
+    refused = start()
+    assert refused.popen.wait(timeout=10) == 1
+    assert "there is no scheduling scheme 'fastest'; there are leastload" in refused.stop()[1]

@@ -15,6 +15,7 @@ import zmq
 from ipyfleet_controller.app import make_router
 from ipyfleet_controller.database.keeper import RecordKeeper
 from ipyfleet_controller.database.memory import MemoryDatabase
+from ipyfleet_controller.scheduler.core import SchedulerCore
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.ids import Channel, format_msg_id, new_peer_id, routing_id
 
@@ -38,7 +39,7 @@ def overflowing(tmp_path: Path, wire: Any) -> Iterator[Any]:
         instance=instance.hex(), blob_dir=tmp_path, socket=socket, doorkeeper=None
     )
     keeper = RecordKeeper(MemoryDatabase)
-    router = make_router(site, keeper=keeper)
+    router = make_router(site, SchedulerCore(), keeper=keeper)
     router._outbox.max_bytes = MAX_BYTES
     keeper.start()
     thread = threading.Thread(target=router.run)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from traitlets import Bool, Float, Int, Unicode
-from traitlets.config import Application
+from traitlets.config import Application, Configurable
 
 from . import __version__
 
 if TYPE_CHECKING:
     from .database.keeper import RecordKeeper
+    from .scheduler.core import SchedulerCore
 
 SWITCH_S = 0.0005
 """How long one thread may make another wait for the interpreter."""
@@ -30,6 +31,17 @@ CLOSE_PATIENCE_S = 3.0
 
 def _db(name: str) -> dict[str, Any]:
     return {"IPController": {"db_class": name}}
+
+
+class TaskScheduler(Configurable):
+    """How tasks of load-balanced views are placed."""
+
+    scheme_name = Unicode(
+        "leastload",
+        help="which engine gets a task first: leastload, lru, plainrandom, twobin, weighted, pure, "
+        "or an entry point of the group ipyfleet.schemes",
+    ).tag(config=True)
+    hwm = Int(0, min=0, help="tasks an engine may hold; 0 for about 10 ms of work").tag(config=True)
 
 
 class IPController(Application):
@@ -57,7 +69,6 @@ class IPController(Application):
         "", help="ssh server, user@host[:port], through which clients on other hosts are to come"
     ).tag(config=True)
     engine_ssh_server = Unicode("", help="the same for engines on other hosts").tag(config=True)
-    hwm = Int(0, min=0, help="tasks an engine may hold; 0 for about 10 ms of work").tag(config=True)
     db_class = Unicode(
         "sqlite", help="the database of task records: sqlite, memory, postgresql or none"
     ).tag(config=True)
@@ -84,6 +95,7 @@ class IPController(Application):
         config=True
     )
 
+    classes: ClassVar[list[type[Configurable]]] = [TaskScheduler]  # type: ignore[misc]
     aliases: ClassVar[dict[str, str]] = {  # type: ignore[misc]
         "profile": "IPController.profile",
         "profile-dir": "IPController.profile_dir",
@@ -94,7 +106,8 @@ class IPController(Application):
         "location": "IPController.location",
         "ssh": "IPController.ssh_server",
         "enginessh": "IPController.engine_ssh_server",
-        "hwm": "IPController.hwm",
+        "hwm": "TaskScheduler.hwm",
+        "scheme": "TaskScheduler.scheme_name",
         "heartbeat-limit": "IPController.heartbeat_limit",
         "away-limit": "IPController.away_limit",
         "db": "IPController.db_class",
@@ -141,6 +154,7 @@ class IPController(Application):
             raise SystemExit(1) from None
 
     def _run(self) -> None:
+        from .allocation import give_back_large_blocks
         from .endpoints import ControllerSite
         from .lease import SignalPipe, read_lease
 
@@ -154,13 +168,14 @@ class IPController(Application):
         )
         site.ssh_servers = {"client": self.ssh_server, "engine": self.engine_ssh_server}
         _raise_file_limit()
+        give_back_large_blocks()
         with SignalPipe() as signals:
             try:
                 site.open()
                 keeper = self._make_keeper()
                 router = make_router(
                     site,
-                    hwm=self.hwm,
+                    self._make_scheduler(),
                     keeper=keeper,
                     result_max_bytes=self.db_result_bytes,
                     away_s=self.away_limit,
@@ -186,6 +201,18 @@ class IPController(Application):
                 keeper.close(CLOSE_PATIENCE_S)
             finally:
                 site.close()
+
+    def _make_scheduler(self) -> SchedulerCore:
+        from .endpoints import SiteError
+        from .scheduler.core import SchedulerCore
+        from .scheme_names import find_scheme
+
+        options = TaskScheduler(parent=self)
+        try:
+            scheme = find_scheme(options.scheme_name)
+        except ValueError as error:
+            raise SiteError(str(error)) from None
+        return SchedulerCore(hwm=options.hwm, scheme=scheme)
 
     def _make_keeper(self) -> RecordKeeper:
         from .database.base import Limits
@@ -242,9 +269,9 @@ def _raise_file_limit() -> None:
 
 def make_router(
     site: Any,
+    scheduler: SchedulerCore,
     *,
     keeper: RecordKeeper,
-    hwm: int = 0,
     result_max_bytes: int = 64 << 20,
     away_s: float = 15.0,
 ) -> Any:
@@ -257,7 +284,6 @@ def make_router(
     from .hub.core import HubCore
     from .hub.joining import Cluster
     from .router import Router
-    from .scheduler.core import SchedulerCore
 
     instance = bytes.fromhex(site.instance)
     cluster = Cluster(
@@ -269,7 +295,6 @@ def make_router(
         incarnation=os.urandom(INCARNATION_BYTES),
     )
     hub = HubCore(cluster, away_s=away_s)
-    scheduler = SchedulerCore(hwm=hwm)
     desk = Desk(keeper, hub.registry, scheduler.state)
     desk.blob_dir = site.blob_dir
     desk.result_max_bytes = result_max_bytes
@@ -287,4 +312,4 @@ def main(argv: list[str] | None = None) -> None:
     IPController.launch_instance(argv)
 
 
-__all__ = ["IPController", "main", "make_router"]
+__all__ = ["IPController", "TaskScheduler", "main", "make_router"]

@@ -1,11 +1,27 @@
-"""Strategies that say which engine gets work first; one per file, behind `Scheme`."""
+"""Strategies that say which engine gets work first; one per file, behind `Scheme`.
+
+What lives here: the interface and the names of ours. What must not: what a scheme does; finding
+those of other packages (`ipyfleet_controller.scheme_names`).
+
+A scheme only gives an order. How many tasks an engine gets, and that none idles beside work that it
+may do, is not its affair, so no scheme can lose or delay work.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Protocol, TypeAlias, cast
 
 from ..engine_queue import EngineQueue
+
+Draw: TypeAlias = Callable[[int], int]
+"""Returns a random number from 0 to below its argument. Handed in, so that a history can be
+repeated: the scheduler itself draws no lots.
+"""
+
+SCHEMES = ("leastload", "lru", "plainrandom", "twobin", "weighted", "pure")
+"""The schemes that come with the controller; each is the module of its name."""
 
 
 class Scheme(Protocol):
@@ -18,17 +34,24 @@ class Scheme(Protocol):
         ...
 
 
-def load_scheme(name: str) -> Scheme:
-    """Return a scheme by name.
+SchemeFactory: TypeAlias = Callable[[Draw], Scheme]
+"""What an entry point of the group ``ipyfleet.schemes`` names."""
+
+
+def load_scheme(name: str, draw: Draw | None = None) -> Scheme:
+    """Return one of our schemes.
+
+    Args:
+        name: one of `SCHEMES`.
+        draw: for those that draw lots; by default the first of all is drawn each time.
 
     Raises:
         ValueError: if there is none of this name.
     """
-    if name == "leastload":
-        from .leastload import LeastLoad
+    if name not in SCHEMES:
+        raise ValueError(f"there is no scheduling scheme {name!r}; there are {', '.join(SCHEMES)}")
+    factory = cast("SchemeFactory", import_module(f".{name}", __name__).make)
+    return factory(draw or (lambda n: 0))
 
-        return LeastLoad()
-    raise ValueError(f"there is no scheduling scheme {name!r}; there is leastload")
 
-
-__all__ = ["Scheme", "load_scheme"]
+__all__ = ["SCHEMES", "Draw", "Scheme", "SchemeFactory", "load_scheme"]

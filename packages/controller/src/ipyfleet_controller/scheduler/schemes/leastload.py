@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ..engine_queue import EngineQueue
+
+if TYPE_CHECKING:
+    from . import Draw
 
 
 class LeastLoad:
@@ -20,4 +24,9 @@ class LeastLoad:
         )
 
 
-__all__ = ["LeastLoad"]
+def make(draw: Draw) -> LeastLoad:
+    """Return the scheme; it draws no lots."""
+    return LeastLoad()
+
+
+__all__ = ["LeastLoad", "make"]
