@@ -61,3 +61,10 @@ def test_no_limit() -> None:
     for _ in range(3000):
         last = respawn.delay_s(0, exit_code=1, lived_s=0.1)
     assert last == LONGEST_DELAY_S
+
+
+def test_the_longest_delay_can_be_chosen() -> None:
+    """No replacement waits for longer than asked for."""
+    respawn = Respawn("always", limit=0, longest_delay_s=0.2)
+    delays = [respawn.delay_s(0, exit_code=1, lived_s=0.1) for _ in range(5)]
+    assert delays == [0.0, 0.1, 0.2, 0.2, 0.2]

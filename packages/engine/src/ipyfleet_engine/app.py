@@ -91,6 +91,9 @@ class IPEngineApp(Application):
     respawn_limit = Int(
         10, min=0, help="Respawns in a row, each within a minute, that may fail; 0 for no limit."
     ).tag(config=True)
+    respawn_delay = Float(
+        30.0, min=0.0, help="Seconds that a respawn waits at most, when several were needed."
+    ).tag(config=True)
     controller_timeout = Float(
         60.0,
         min=0.0,
@@ -134,6 +137,7 @@ class IPEngineApp(Application):
         "resources": "IPEngineApp.resources",
         "controller-timeout": "IPEngineApp.controller_timeout",
         "respawn": "IPEngineApp.respawn",
+        "respawn-delay": "IPEngineApp.respawn_delay",
         "startup-script": "IPEngineApp.startup_script",
         "output-max-bytes": "IPEngineApp.output_max_bytes",
         "s": "IPEngineApp.startup_script",
@@ -273,7 +277,7 @@ class IPEngineApp(Application):
             timeout_s=self.timeout,
             away_s=self._patience_s(info),
             file=self.file_path,
-            respawn=Respawn(self.respawn, self.respawn_limit),
+            respawn=Respawn(self.respawn, self.respawn_limit, self.respawn_delay),
             keeper=LogKeeper(self.log_max_bytes),
             start=start,
             forks=self.fork,

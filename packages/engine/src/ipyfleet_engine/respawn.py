@@ -29,16 +29,20 @@ class Respawn:
         [0.0, 0.1, 0.2, None]
     """
 
-    def __init__(self, policy: Policy, limit: int = 10) -> None:
+    def __init__(
+        self, policy: Policy, limit: int = 10, longest_delay_s: float = LONGEST_DELAY_S
+    ) -> None:
         """Take the policy.
 
         Args:
             policy: "never"; "on_failure" for an exit code other than 0, or a signal; "always" for
                 every end that nobody asked for.
             limit: replacements in a row that may fail; 0 for no limit.
+            longest_delay_s: no replacement waits for longer.
         """
         self.policy = policy
         self.limit = limit
+        self.longest_delay_s = longest_delay_s
         self._in_a_row: dict[int, int] = {}
 
     def delay_s(
@@ -72,4 +76,4 @@ class Respawn:
         if not before:
             return 0.0
         # The exponent has a bound of its own: without a limit it would outgrow a float.
-        return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(before - 1, 30))
+        return min(self.longest_delay_s, FIRST_DELAY_S * 2.0 ** min(before - 1, 30))
