@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ipyfleet_controller.hub import core
 from ipyfleet_controller.hub import events as ev
 from ipyfleet_controller.hub import instructions as ins
 from ipyfleet_controller.hub.core import HubCore
@@ -163,3 +164,52 @@ def test_comm_messages_for_engines_that_are_gone_are_dropped(hub: Hub) -> None:
     hub.says(ENGINE, Channel.CONTROL, m.Goodbye("bye"))
     message = m.CommMessage(0, b"", "comm_msg", b"content")
     assert hub.says(CLIENT, Channel.CLIENT, message) == []
+
+
+def _on_start(hub: Hub, name: str, *frames: bytes) -> m.Reply:
+    question = m.OnEngineStart(m.StartCall(name, list(frames)))
+    [reply] = _sent(hub.says(CLIENT, Channel.CLIENT, m.Request(1, question)), m.Reply)
+    return reply
+
+
+def _newcomer(hub: Hub, number: int) -> m.Welcome:
+    peer = PeerId(bytes([number]) * 16)
+    hub.says(peer, Channel.TASK, m.Attach(m.PROTOCOL_VERSION, INSTANCE))
+    [welcome] = _sent(hub.hello(peer, Channel.CONTROL, "engine"), m.Welcome)
+    return welcome
+
+
+def test_engines_are_told_what_to_call_when_they_join(hub: Hub) -> None:
+    """In the order in which it was registered; a name stands for the last function of that name."""
+    for name, frame in (("f", b"old"), ("g", b"1"), ("f", b"new")):
+        assert _on_start(hub, name, frame).error is None
+    calls = _newcomer(hub, 1).start_calls
+    assert [(call.name, call.frames) for call in calls] == [("g", [b"1"]), ("f", [b"new"])]
+    assert _on_start(hub, "g").error is None
+    assert [call.name for call in _newcomer(hub, 2).start_calls] == ["f"]
+
+
+def test_what_engines_are_to_call_is_bounded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer says so, and what was there stays."""
+    monkeypatch.setattr(core, "MAX_START_BYTES", 10)
+    assert _on_start(hub, "f", b"12345").error is None
+    error = _on_start(hub, "g", b"123456").error
+    assert error is not None and "11 bytes" in error.evalue
+    assert [call.name for call in _newcomer(hub, 1).start_calls] == ["f"]
+
+
+def test_native_stacks_are_the_agents_to_tell(hub: Hub) -> None:
+    """It is asked about its engine, and its answer goes to the client."""
+    ask = m.Control(5, [0], m.DumpStacks(native=True))
+    [sent] = hub.says(CLIENT, Channel.CLIENT, ask)
+    assert (sent.peer, sent.channel, sent.message.peer) == (AGENT, Channel.AGENT, ENGINE)
+    reply = m.ControlReply(CLIENT, 5, 0, content=b"stacks")
+    assert hub.says(AGENT, Channel.AGENT, reply) == [ins.ForwardToClient(CLIENT)]
+
+
+def test_native_stacks_of_an_engine_without_an_agent_cannot_be_told(hub: Hub) -> None:
+    """The client is told why."""
+    engine_id = _newcomer(hub, 1).engine_id
+    out = hub.says(CLIENT, Channel.CLIENT, m.Control(5, [engine_id], m.DumpStacks(native=True)))
+    [reply] = _sent(out, m.ControlReply)
+    assert reply.error is not None and "has no agent" in reply.error.evalue

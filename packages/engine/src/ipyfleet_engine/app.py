@@ -27,6 +27,7 @@ from ipyfleet_protocol.errors import ConnectionFileError
 from ipyfleet_protocol.ids import PeerId, new_peer_id
 
 from . import __version__
+from .guard import Guard
 from .mark import RunningMark
 from .process import cap_native_threads, die_with_parent
 from .ranks import NO_RANK, Rank, find_rank
@@ -204,10 +205,16 @@ class IPEngineApp(Application):
         if agent_pid:
             die_with_parent(int(agent_pid))
         mark_fd = int(os.environ.pop(_MARK_VARIABLE, "-1"))
+        write_on_signal(int(os.environ.pop(_STACKS_VARIABLE, "-1")))
+        if not agent:
+            with Guard() as mark:
+                return self._be_single(peer, b"", mark)
         mark = RunningMark(mark_fd)
         if mark_fd >= 0:
             os.close(mark_fd)
-        write_on_signal(int(os.environ.pop(_STACKS_VARIABLE, "-1")))
+        return self._be_single(peer, bytes.fromhex(agent_peer), mark)
+
+    def _be_single(self, peer: PeerId, agent: bytes, mark: RunningMark) -> int:
         self._start_logging(None)
         place = find_rank(os.environ) if self.mpi else None
         if self.mpi and place is None:
@@ -217,7 +224,7 @@ class IPEngineApp(Application):
             cap_native_threads(place.local_size or 1, os.cpu_count(), os.environ)
         self.kernel = self._make_kernel()
         info = self._load_connection()
-        return self._run_engine(info, peer, bytes.fromhex(agent_peer), mark, place)
+        return self._run_engine(info, peer, agent, mark, place)
 
     def _run_engine(
         self,
