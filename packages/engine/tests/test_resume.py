@@ -82,7 +82,7 @@ def test_results_that_were_lost_on_the_way_are_sent_again(resuming: Any, wait: A
     resuming.come_up()
     assert [ended.value for ended in resuming.results(seqs)] == list(range(50))
     assert resuming.repeated == []
-    assert resuming.hellos[resuming.engine].wanted_id == 0
+    resuming.until(lambda: resuming.hellos[resuming.engine].wanted_id == 0)
     assert resuming.apply(resuming.engine, abs, Reference("kept")).value == 42
     assert len(counter.read_text()) == 50
 
