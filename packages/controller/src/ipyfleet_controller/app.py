@@ -74,6 +74,15 @@ class IPController(Application):
     ).tag(config=True)
     db_file = Unicode("", help="SQLite's file, if it is not to be in the profile").tag(config=True)
     db_url = Unicode("", help="which PostgreSQL: postgresql://user@host/database").tag(config=True)
+    recover = Float(
+        0.0,
+        min=0.0,
+        help="seconds that peers wait for the controller to be started again if it dies; for "
+        "whoever will do that",
+    ).tag(config=True)
+    resume = Bool(
+        False, help="take the place of a controller that died: same address, keys and peers"
+    ).tag(config=True)
     away_limit = Float(
         15.0, min=0.0, help="seconds that a peer may be away before it is taken for gone"
     ).tag(config=True)
@@ -110,6 +119,7 @@ class IPController(Application):
         "scheme": "TaskScheduler.scheme_name",
         "heartbeat-limit": "IPController.heartbeat_limit",
         "away-limit": "IPController.away_limit",
+        "recover": "IPController.recover",
         "db": "IPController.db_class",
         "db-file": "IPController.db_file",
         "db-url": "IPController.db_url",
@@ -122,6 +132,10 @@ class IPController(Application):
         "dictdb": (_db("memory"), "keep records in memory, until the controller ends"),
         "nodb": (_db("none"), "keep no records"),
         "postgresdb": (_db("postgresql"), "keep records in PostgreSQL; see --db-url"),
+        "resume": (
+            {"IPController": {"resume": True}},
+            "take the place of a controller that died; start fresh if there was none",
+        ),
         "log-to-file": (
             {"IPController": {"log_to_file": True}},
             "log to a file in the profile's log directory",
@@ -155,7 +169,7 @@ class IPController(Application):
 
     def _run(self) -> None:
         from .allocation import give_back_large_blocks
-        from .endpoints import ControllerSite
+        from .endpoints import ControllerSite, SiteError
         from .lease import SignalPipe, read_lease
 
         site = ControllerSite(
@@ -165,6 +179,8 @@ class IPController(Application):
             self.port,
             self.location,
             self.heartbeat_limit,
+            recover_s=self.recover,
+            resume=self.resume,
         )
         site.ssh_servers = {"client": self.ssh_server, "engine": self.engine_ssh_server}
         _raise_file_limit()
@@ -181,6 +197,9 @@ class IPController(Application):
                     away_s=self.away_limit,
                 )
                 router.outbox_max_bytes = self.outbox_max_bytes
+                router.journal = site.journal
+                if site.past is not None:
+                    router.restart(site.past)
                 router.add_reader(signals.fd, lambda: router.close_soon(signals.read()))
                 if self.lease_fd >= 0:
 
@@ -199,6 +218,12 @@ class IPController(Application):
                 keeper.start()
                 router.run()
                 keeper.close(CLOSE_PATIENCE_S)
+            except SiteError:
+                raise
+            except Exception:
+                # Not asked for, so whoever watches starts another one in its place.
+                site.close(keep=self.recover > 0)
+                raise
             finally:
                 site.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import shutil
 import socket as stdlib_socket
 from pathlib import Path
@@ -34,7 +35,14 @@ from ipyfleet_protocol.paths import (
     runtime_dir,
 )
 
-from .curve import Doorkeeper, KeyRing
+from .curve import Doorkeeper, KeyPair, KeyRing
+from .hub.journal import KeysKept, Recollection, recall
+from .journal import JournalFile, read_journal
+
+log = logging.getLogger("ipyfleet.controller")
+
+JOURNAL = "peers.journal"
+"""Name of the journal in the directory of the sockets."""
 
 SEND_QUEUE = 1024
 """Messages that the socket keeps for a peer that does not read; the rest waits in the outbox."""
@@ -43,6 +51,8 @@ LINGER_MS = 500
 """How long what was sent last may take to leave after the end."""
 
 _NOT_FOR: dict[FileRole, str] = {"client": "/engines", "engine": "/router"}
+
+_KEYED: tuple[FileRole, FileRole] = ("client", "engine")
 
 ROLES: tuple[FileRole, ...] = ("engine", "client")
 
@@ -59,6 +69,8 @@ class ControllerSite:
         socket: the ROUTER, after `open`.
         ssh_servers: through which peers on other hosts are to come; by role, empty for directly.
         doorkeeper: admits keys, where there is TCP.
+        journal: where it is written down who is here, after `open`.
+        past: what the controller has left whose place this one takes; None if there was none.
     """
 
     def __init__(
@@ -69,6 +81,9 @@ class ControllerSite:
         port: int = 0,
         location: str = "",
         heartbeat_s: float = 30.0,
+        *,
+        recover_s: float = 0.0,
+        resume: bool = False,
     ) -> None:
         """Choose a place; nothing is touched.
 
@@ -79,6 +94,8 @@ class ControllerSite:
             port: TCP port, 0 for any free one.
             location: the address that other hosts use, where it is not `ip`.
             heartbeat_s: silence after which an engine is taken for dead; 0 for never.
+            recover_s: how long peers wait for the controller to be started again if it dies.
+            resume: take the place of a controller that died here, if one did.
         """
         self.instance = new_instance()
         self.blob_dir = blob_dir(self.instance)
@@ -89,6 +106,12 @@ class ControllerSite:
         self._port = port
         self._location = location
         self._heartbeat_s = heartbeat_s
+        self._recover_s = recover_s
+        self._resume = resume
+        self._is_open = False
+        self._is_kept = False
+        self.past: Recollection | None = None
+        self.journal: JournalFile
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self.ssh_servers: dict[FileRole, str] = {}
         self.doorkeeper: Doorkeeper | None = None
@@ -103,7 +126,10 @@ class ControllerSite:
             SiteError: if a live controller is here already, or the port or a directory cannot be
             had.
         """
-        self._evict_stale()
+        if self._resume:
+            self._take_over()
+        if self.past is None:
+            self._evict_stale()
         self._context = zmq.Context()
         self.socket = router = self._context.socket(zmq.ROUTER)
         router.router_mandatory = True
@@ -120,6 +146,8 @@ class ControllerSite:
             self._bind(f"ipc://{self._runtime_dir}/engines")
             if self._ip:
                 self._bind_tcp()
+            self._open_journal()
+            self._is_open = True
         except OSError as error:
             raise SiteError(f"cannot use {self._runtime_dir}: {error}") from error
 
@@ -146,14 +174,29 @@ class ControllerSite:
             blob_dir=str(self.blob_dir),
             cluster_id=self._cluster_id,
             heartbeat_s=self._heartbeat_s,
+            recover_s=self._recover_s,
             ssh=self.ssh_servers.get(role, ""),
             server_public=keys.server.public.decode() if keys else "",
             public=keys.of(role).public.decode() if keys else "",
             secret=keys.of(role).secret.decode() if keys else "",
         )
 
-    def close(self) -> None:
-        """Remove everything; may be called at any time, also twice."""
+    def close(self, *, keep: bool = False) -> None:
+        """Close the sockets and remove everything; may be called at any time, also twice.
+
+        With `keep` everything stays for a controller that takes this one's place, as it does when
+        this one could not take another's.
+        """
+        if self._is_kept:
+            return
+        if self._is_open:
+            self.journal.close()
+        if keep or (self.past is not None and not self._is_open):
+            self._is_kept = True
+            if self._context is not None:
+                self._context.destroy(linger=0)
+                self._context = None
+            return
         for path in self._files.values():
             remove_connection_file(path, self.instance)
         if self.doorkeeper is not None:
@@ -163,6 +206,50 @@ class ControllerSite:
             self._context.destroy(linger=LINGER_MS)
             self._context = None
         _remove_traces(self._runtime_dir, self.blob_dir)
+
+    def _take_over(self) -> None:
+        """Take the identity of a controller that died here, if one did.
+
+        Raises:
+            SiteError: if it has not died.
+        """
+        found: dict[FileRole, ConnectionInfo] = {}
+        for role, path in self._files.items():
+            try:
+                found[role] = load_connection_file(path)
+            except ConnectionFileError as error:
+                log.warning("nothing to resume: %s", error)
+                return
+        info = found["client"]
+        if info.instance != found["engine"].instance or not _is_ours(info):
+            log.warning("nothing to resume: the connection files are of different controllers")
+            return
+        self._require_dead(info)
+        self.instance = info.instance
+        self.blob_dir = blob_dir(info.instance)
+        self._runtime_dir = runtime_dir(info.instance)
+        self.past = recall(read_journal(self._runtime_dir / JOURNAL))
+        tcp = next((url for url in info.urls if url.startswith("tcp://")), "")
+        if self._ip and tcp and self.past.keys is not None:
+            self._port = int(tcp.rpartition(":")[2])
+            self._location = self._location or info.location
+            pairs = [KeyPair(found[r].public.encode(), found[r].secret.encode()) for r in _KEYED]
+            self._keys = KeyRing(KeyPair(self.past.keys.public, self.past.keys.secret), *pairs)
+
+    def _require_dead(self, info: ConnectionInfo) -> None:
+        try:
+            check_alive(info)
+        except ConnectionFileStale:
+            return
+        raise SiteError(f"there is nothing to resume: the controller lives (pid {info.pid})")
+
+    def _open_journal(self) -> None:
+        entries = self.past.entries() if self.past is not None else []
+        if self._keys is not None:
+            server = KeysKept(self._keys.server.public, self._keys.server.secret)
+            entries = [server, *(e for e in entries if not isinstance(e, KeysKept))]
+        self.journal = JournalFile(self._runtime_dir / JOURNAL)
+        self.journal.open(entries)
 
     def _evict_stale(self) -> None:
         """Make sure that the connection files are nobody's; clean up after a controller that
@@ -210,7 +297,8 @@ class ControllerSite:
 
     def _bind_tcp(self) -> None:
         assert self._context is not None
-        self._keys = KeyRing.make()
+        if self._keys is None:
+            self._keys = KeyRing.make()
         self.doorkeeper = Doorkeeper(self._context, self._keys)
         self.socket.curve_server = True
         self.socket.curve_secretkey = self._keys.server.secret

@@ -90,7 +90,7 @@ class Outbox:
     # -- lines --------------------------------------------------------------------------------
 
     def open(self, peer: PeerId, channels: Iterable[Channel], *, broken: bool = False) -> None:
-        """Begin to count and keep what is sent to a peer; `broken`: only keep it, until `resume`."""
+        """Begin to count and keep what is sent to a peer; if `broken`, only to keep it."""
         for channel in channels:
             identity = routing_id(peer, channel)
             line = self._lines[identity] = Line(identity)

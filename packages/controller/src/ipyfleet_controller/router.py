@@ -41,8 +41,9 @@ from .desk import Desk
 from .hub import events as hev
 from .hub import instructions as hins
 from .hub.core import HubCore
-from .hub.journal import PeerJoined, PeerLeft
+from .hub.journal import PeerJoined, PeerLeft, Recollection
 from .hub.peers import ROLE_OF_CHANNEL, channels_of
+from .journal import JournalFile
 from .lines import Line
 from .outbox import Outbox
 from .processes import ProcessWatch
@@ -118,6 +119,7 @@ class Router:
         self._is_over = False
         self.checks_keys = False
         self.blob_dir: Path | None = None
+        self.journal: JournalFile | None = None
         self.n_received = 0
         self.n_malformed = 0
         self.n_refused = 0
@@ -159,6 +161,13 @@ class Router:
                 "pid": os.getpid(),
             },
         }
+
+    def restart(self, past: Recollection) -> None:
+        """Take the place of a controller that left this; before `run`."""
+        for entry in past.peers.values():
+            self._processes.add(PeerId(entry.peer), entry.host, entry.pid, entry.pid_start)
+        log.warning("taking the place of a controller that died; %d peers", len(past.peers))
+        self._feed_hub(hev.RestartEvent(past))
 
     def close_soon(self, reason: str) -> None:
         """Tell all peers that the controller goes, and end the loop."""
@@ -376,6 +385,9 @@ class Router:
         """Let go of what a peer has, and tell engines whose results it has."""
         if self._line is not None:
             self._sessions.acknowledge(self._line, message.received)
+        if peer in self._hub.resubmitting:
+            self._feed_hub(hev.ResubmittedEvent(peer))
+            self._must_place = True
 
     def forward_output(self, peer: PeerId, message: m.Output, frames: Sequence[Frame]) -> None:
         """Send an engine's output to the client whose task wrote it, as received."""
@@ -442,6 +454,12 @@ class Router:
             entry.pid_start = self._processes.add(PeerId(entry.peer), entry.host, entry.pid)
         elif isinstance(entry, PeerLeft):
             self._processes.forget(PeerId(entry.peer))
+        if self.journal is not None:
+            try:
+                self.journal.append(entry)
+            except OSError as error:
+                log.error("the journal cannot be written, a restart will not know all: %s", error)
+                self.journal = None
 
     def _log_welcome(self, peer: PeerId, welcome: m.Welcome) -> None:
         entry = self._hub.registry.peers[peer]

@@ -19,6 +19,7 @@ from ..scheduler import events as sev
 from ..scheduler.endings import own_error
 from . import events as ev
 from .departing import AWAY_S, LAST_WORDS_S, Departures
+from .gathering import GATHER_S, Gathering
 from .instructions import (
     AnswerQuestion,
     Exit,
@@ -30,9 +31,10 @@ from .instructions import (
     ResumeLine,
     Send,
     TellScheduler,
+    WakeAt,
 )
 from .joining import Cluster, news_for, objection, warnings_for
-from .journal import CallKept, entry_of
+from .journal import CallKept, Recollection, entry_of, peer_of
 from .peers import ROLE_OF_CHANNEL, Peer, Registry, channels_of, lines_of
 from .telling import reply_control
 
@@ -44,7 +46,12 @@ MAX_STRANGERS = 4096
 
 
 class HubCore:
-    """Keeps the list of peers and answers them."""
+    """Keeps the list of peers and answers them.
+
+    Attributes:
+        resubmitting: clients of an earlier run of the controller that have yet to say that they
+            have submitted all that had not ended.
+    """
 
     def __init__(self, cluster: Cluster, *, away_s: float = AWAY_S) -> None:
         """Start with nobody registered.
@@ -58,9 +65,19 @@ class HubCore:
         self._departures = Departures(self.registry, away_s)
         self._strangers: dict[tuple[PeerId, Channel], None] = {}
         self._start_calls: dict[str, m.StartCall] = {}
+        self._gathering: Gathering | None = None
+        self.resubmitting: set[PeerId] = set()
 
     def handle(self, event: ev.HubEvent, now: float) -> list[HubInstruction]:
         """Take in one event and return what is to be done."""
+        out = self._handle(event, now)
+        if self._gathering is not None:
+            self._gathering.note_gone(self.registry)
+            if self._gathering.is_over(now):
+                out += self._end_gathering(self._gathering)
+        return out
+
+    def _handle(self, event: ev.HubEvent, now: float) -> list[HubInstruction]:
         if isinstance(event, ev.MessageEvent):
             return self._handle_message(event, now)
         if isinstance(event, ev.UnreachableEvent):
@@ -72,6 +89,10 @@ class HubCore:
             return self._departures.remove(peer, now, event.reason) if peer else []
         if isinstance(event, ev.TickEvent):
             return self._departures.tick(now)
+        if isinstance(event, ev.RestartEvent):
+            return self._handle_restart(event.past, now)
+        if isinstance(event, ev.ResubmittedEvent):
+            return self._handle_resubmitted(event.peer)
         return self._handle_close(event)
 
     def role_of(self, peer: PeerId, channel: Channel) -> m.Role | None:
@@ -143,7 +164,35 @@ class HubCore:
         is_same = hello.incarnation == self._cluster.incarnation
         welcome = self._welcome_of(known)
         resume = ResumeLine(known.peer, channel, hello.received if is_same else 0, welcome, is_same)
-        return [resume, *self._departures.note_back(known, channel)]
+        out: list[HubInstruction] = [resume, *self._departures.note_back(known, channel)]
+        known.is_missing = False
+        if is_same or not hello.incarnation:
+            return out
+        return self._meet_again(known, hello, welcome, out)
+
+    def _meet_again(
+        self, peer: Peer, hello: m.Hello, welcome: m.Welcome, out: list[HubInstruction]
+    ) -> list[HubInstruction]:
+        """Deal with a peer that an earlier run of the controller has welcomed.
+
+        Args:
+            peer, hello: who, and what it says.
+            welcome: what it will be told.
+            out: what is to be done with it.
+        """
+        if peer.role == "client":
+            welcome.engines = self._engines()
+            self.resubmitting.add(peer.peer)
+            if self._gathering is not None:
+                self._gathering.expect(peer.peer)
+        if peer.role != "engine":
+            return out
+        holds = TellScheduler(sev.EngineHoldsEvent(peer.engine_id, hello.held, hello.next_ordinal))
+        if self._gathering is None:
+            return [holds, *out]
+        self._gathering.welcomes[peer.peer] = out
+        self._gathering.note(peer.peer)
+        return [holds]
 
     def _on_attach(
         self, event: ev.MessageEvent, message: m.Attach, now: float
@@ -189,13 +238,15 @@ class HubCore:
         welcome.warnings = self._warnings(hello, peer)
         if peer.role == "client":
             welcome.engines = self._engines()
-        elif peer.role == "engine":
+        elif peer.role == "engine" and not hello.incarnation:
             welcome.start_calls = list(self._start_calls.values())
         out: list[HubInstruction] = [
             Remember(entry_of(peer)),
             OpenLines(peer.peer, lines_of(peer.role)),
-            Send(peer.peer, channels_of(peer.role)[0], welcome),
         ]
+        send = Send(peer.peer, channels_of(peer.role)[0], welcome)
+        if not hello.incarnation:
+            out.append(send)
         if peer.role == "engine":
             joined = sev.EngineJoinedEvent(peer.engine_id, peer.peer, peer.resources)
             out.append(TellScheduler(joined))
@@ -210,7 +261,7 @@ class HubCore:
                 )
                 for client in self.registry.of_role("client")
             ]
-        return out
+        return [*out, *self._meet_again(peer, hello, welcome, [send])] if hello.incarnation else out
 
     def _warnings(self, hello: m.Hello, peer: Peer) -> list[str]:
         if peer.role == "client":
@@ -241,6 +292,42 @@ class HubCore:
             return []
         engine.running = message.running
         return self._departures.leave(engine, message.reason, now, LAST_WORDS_S)
+
+    # -- in place of a controller that died -----------------------------------------------------
+
+    def _handle_restart(self, past: Recollection, now: float) -> list[HubInstruction]:
+        """Go on where another left off: all that were there are away."""
+        self.registry.note_given(past.engine_ids)
+        self._start_calls.update(past.calls)
+        self._departures.given_up.update({p: reason for p, reason in past.left.items() if reason})
+        out: list[HubInstruction] = [TellScheduler(sev.GatherEvent())]
+        for entry in past.peers.values():
+            peer = peer_of(entry)
+            self.registry.restore(peer)
+            out.append(OpenLines(peer.peer, lines_of(peer.role), broken=True))
+            if peer.role == "engine":
+                peer.is_deaf = True
+                joined = sev.EngineJoinedEvent(peer.engine_id, peer.peer, peer.resources)
+                out.append(TellScheduler(joined))
+            out += self._departures.note_away(peer, now, GATHER_S)
+        expected = [peer for peer in self.registry.peers.values() if peer.role != "agent"]
+        self._gathering = Gathering(expected, self._cluster.host, now)
+        return [*out, WakeAt(self._gathering.deadline)]
+
+    def _handle_resubmitted(self, client: PeerId) -> list[HubInstruction]:
+        self.resubmitting.discard(client)
+        if self._gathering is not None:
+            self._gathering.note(client)
+        return [TellScheduler(sev.ResubmittedEvent(client))]
+
+    def _end_gathering(self, gathering: Gathering) -> list[HubInstruction]:
+        """Have the scheduler put all together, then answer whoever was kept waiting."""
+        self._gathering = None
+        out: list[HubInstruction] = [TellScheduler(sev.GatheredEvent())]
+        for peer, instructions in gathering.welcomes.items():
+            if peer in self.registry.peers:
+                out += instructions
+        return [*out, *gathering.questions]
 
     # -- end ----------------------------------------------------------------------------------
 
@@ -317,7 +404,11 @@ class HubCore:
         if isinstance(question, m.OnEngineStart):
             return self._on_engine_start(event.peer, message.request, question.call)
         if not isinstance(question, m.ShutdownCluster):
-            return [AnswerQuestion(event.peer, message.request, question)]
+            answer = AnswerQuestion(event.peer, message.request, question)
+            if self._gathering is None:
+                return [answer]
+            self._gathering.questions.append(answer)
+            return []
         done: list[HubInstruction] = [
             Send(event.peer, Channel.CLIENT, m.Reply(message.request, b"\xc0"))
         ]

@@ -102,9 +102,9 @@ class Departures:
         engine.is_deaf = True
         return [TellScheduler(sev.EngineAwayEvent(engine.engine_id))]
 
-    def note_away(self, peer: Peer, now: float) -> list[HubInstruction]:
-        """Note that a peer is away from now on."""
-        peer.away_until = now + self.away_s
+    def note_away(self, peer: Peer, now: float, least_s: float = 0.0) -> list[HubInstruction]:
+        """Note that a peer is away from now on; for `least_s` at least it is waited for."""
+        peer.away_until = now + max(self.away_s, least_s)
         out: list[HubInstruction] = [
             WakeAt(peer.away_until),
             *self._check_again(peer.peer, -1, now),

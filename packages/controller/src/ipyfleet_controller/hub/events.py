@@ -9,6 +9,8 @@ import msgspec
 from ipyfleet_protocol.ids import Channel, PeerId
 from ipyfleet_protocol.messages import AnyMessage
 
+from .journal import Recollection
+
 
 class MessageEvent(msgspec.Struct):
     """A peer sent a message that the table gives to the hub.
@@ -39,6 +41,18 @@ class ProcessGoneEvent(msgspec.Struct):
     peer: PeerId
 
 
+class RestartEvent(msgspec.Struct):
+    """The controller was started in place of one that died and left this; the first event."""
+
+    past: Recollection
+
+
+class ResubmittedEvent(msgspec.Struct):
+    """A client has submitted again all of its tasks that have not ended."""
+
+    peer: PeerId
+
+
 class OverflowEvent(msgspec.Struct):
     """Too much is kept for a client; it is parted with."""
 
@@ -57,5 +71,12 @@ class CloseEvent(msgspec.Struct):
 
 
 HubEvent: TypeAlias = (
-    MessageEvent | UnreachableEvent | ProcessGoneEvent | OverflowEvent | TickEvent | CloseEvent
+    MessageEvent
+    | UnreachableEvent
+    | ProcessGoneEvent
+    | RestartEvent
+    | ResubmittedEvent
+    | OverflowEvent
+    | TickEvent
+    | CloseEvent
 )

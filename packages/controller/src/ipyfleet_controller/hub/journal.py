@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from ipyfleet_protocol.ids import PeerId
+from ipyfleet_protocol.ids import EngineId, PeerId
 from ipyfleet_protocol.messages import Role, StartCall
 
 from .peers import Peer
@@ -42,13 +42,20 @@ class PeerLeft(msgspec.Struct, tag="left"):
     reason: str = ""
 
 
+class KeysKept(msgspec.Struct, tag="keys"):
+    """The key pair of the controller itself, in z85."""
+
+    public: bytes
+    secret: bytes
+
+
 class CallKept(msgspec.Struct, tag="call"):
     """What engines are to call when they start; without frames it is a call no more."""
 
     call: StartCall
 
 
-Entry: TypeAlias = PeerJoined | PeerLeft | CallKept
+Entry: TypeAlias = PeerJoined | PeerLeft | KeysKept | CallKept
 
 
 class Recollection(msgspec.Struct):
@@ -59,19 +66,21 @@ class Recollection(msgspec.Struct):
         left: those that were gone, and why.
         engine_ids: all ids that were ever given to engines.
         calls: what engines call when they start.
+        keys: of the controller; None where there is no TCP.
     """
 
     peers: dict[PeerId, PeerJoined] = msgspec.field(default_factory=dict)
     left: dict[PeerId, str] = msgspec.field(default_factory=dict)
     engine_ids: set[int] = msgspec.field(default_factory=set)
     calls: dict[str, StartCall] = msgspec.field(default_factory=dict)
+    keys: KeysKept | None = None
 
     def entries(self) -> list[Entry]:
         """Return the journal that says the same with the fewest entries; ids that were given to
         engines that are gone are in it as engines that joined and left.
         """
         gone = self.engine_ids - {entry.engine_id for entry in self.peers.values()}
-        out: list[Entry] = []
+        out: list[Entry] = [self.keys] if self.keys is not None else []
         for engine_id in sorted(gone):
             peer = engine_id.to_bytes(16, "big")
             out += [PeerJoined(peer, "engine", "", "", 0, engine_id), PeerLeft(peer)]
@@ -94,6 +103,8 @@ def recall(entries: Iterable[Entry]) -> Recollection:
             found.left[PeerId(entry.peer)] = entry.reason
             if len(found.left) > MAX_LEFT:
                 del found.left[next(iter(found.left))]
+        elif isinstance(entry, KeysKept):
+            found.keys = entry
         else:
             found.calls.pop(entry.call.name, None)
             if entry.call.frames:
@@ -116,4 +127,29 @@ def entry_of(peer: Peer) -> PeerJoined:
     )
 
 
-__all__ = ["CallKept", "Entry", "PeerJoined", "PeerLeft", "Recollection", "entry_of", "recall"]
+def peer_of(entry: PeerJoined) -> Peer:
+    """Return the peer that an entry is about."""
+    return Peer(
+        PeerId(entry.peer),
+        entry.role,
+        entry.host,
+        entry.hostname,
+        entry.pid,
+        EngineId(entry.engine_id),
+        PeerId(entry.agent) if entry.agent else None,
+        packages=entry.packages,
+        resources=entry.resources,
+    )
+
+
+__all__ = [
+    "CallKept",
+    "Entry",
+    "KeysKept",
+    "PeerJoined",
+    "PeerLeft",
+    "Recollection",
+    "entry_of",
+    "peer_of",
+    "recall",
+]

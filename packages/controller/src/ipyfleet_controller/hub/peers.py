@@ -6,7 +6,7 @@ What lives here: `Peer` and `Registry` (peers by id, engine ids). What must not:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -25,6 +25,7 @@ class Peer(msgspec.Struct):
         agent: of an engine that an agent forked, the agent.
         resources: of an engine, as in `Hello`.
         away_until: when a peer that cannot be reached will be given up; None for one that can.
+        is_missing: it was here before the controller was started anew, and has not come back.
         is_deaf: of an engine: its TASK channel is not connected.
         leaving_at: when an engine that is known to go will be taken off; None for one that is well.
         reason, running: of a leaving engine: why, and the ordinal of the task that it ran.
@@ -43,6 +44,7 @@ class Peer(msgspec.Struct):
     agent: PeerId | None = None
     resources: dict[str, float] = msgspec.field(default_factory=dict)
     away_until: float | None = None
+    is_missing: bool = False
     is_deaf: bool = False
     leaving_at: float | None = None
     reason: str = ""
@@ -101,6 +103,17 @@ class Registry:
             self.engines[entry.engine_id] = entry
         self.peers[peer] = entry
         return entry
+
+    def restore(self, entry: Peer) -> None:
+        """Put a peer on the list that was there before the controller was started anew."""
+        entry.is_missing = True
+        self.peers[entry.peer] = entry
+        if entry.role == "engine":
+            self.engines[entry.engine_id] = entry
+
+    def note_given(self, engine_ids: Iterable[int]) -> None:
+        """Note engine ids that must not be given again."""
+        self._given.update(engine_id for engine_id in engine_ids if engine_id >= self._next_id)
 
     def remove(self, peer: PeerId) -> Peer | None:
         """Take a peer off the list and return it."""

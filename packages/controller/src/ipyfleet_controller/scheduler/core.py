@@ -63,7 +63,7 @@ class SchedulerCore:
         self._placer = Placer(self.state, scheme or load_scheme("leastload"))
         self._stealer = Stealer(self.state)
         self._canceller = Canceller(self.state, self._dependencies)
-        self._resumer = Resumer(self.state)
+        self._resumer = Resumer(self.state, self._admission, self._canceller, self._dependencies)
         self._expiry = Expiry(self.state, self._dependencies)
 
     def handle(self, event: ev.SchedulerEvent, now: float) -> list[Instruction]:
@@ -102,17 +102,37 @@ class SchedulerCore:
         self._resumer.note_back(event.engine_id, now)
         return []
 
+    def _handle_engine_holds(self, event: ev.EngineHoldsEvent, now: float) -> list[Instruction]:
+        return self._resumer.holds(event, now)
+
+    def _handle_gather(self, event: ev.GatherEvent, now: float) -> list[Instruction]:
+        return self._resumer.begin(now)
+
+    def _handle_gathered(self, event: ev.GatheredEvent, now: float) -> list[Instruction]:
+        return self._resumer.gathered(now)
+
+    def _handle_resubmitted(self, event: ev.ResubmittedEvent, now: float) -> list[Instruction]:
+        return self._resumer.complete(event.client)
+
     def _handle_engine_lost(self, event: ev.EngineLostEvent, now: float) -> list[Instruction]:
-        return self._departures.lost(event, now)
+        out = self._resumer.note_lost(event.engine_id, now)
+        return [*out, *self._departures.lost(event, now)]
 
     def _handle_client_left(self, event: ev.ClientLeftEvent, now: float) -> list[Instruction]:
         self.state.functions.drop_client(event.client)
+        self._resumer.note_client_left(event.client)
         return []
 
     def _handle_submit(self, event: ev.SubmitEvent, now: float) -> list[Instruction]:
-        return self._admission.submit(event, now)
+        if self._resumer.is_gathering:
+            self._resumer.keep(event)
+            return []
+        return self._resumer.submit(event, now)
 
     def _handle_cancel(self, event: ev.CancelEvent, now: float) -> list[Instruction]:
+        if self._resumer.is_gathering:
+            self._resumer.keep(event)
+            return []
         return self._canceller.cancel(event, now)
 
     def _handle_results(self, event: ev.ResultsEvent, now: float) -> list[Instruction]:
@@ -122,6 +142,8 @@ class SchedulerCore:
         return self._settler.recalled(event, now)
 
     def _handle_place(self, event: ev.PlaceEvent, now: float) -> list[Instruction]:
+        if self._resumer.is_gathering:
+            return []
         return [*self._placer.place(now), *self._stealer.recall(now)]
 
     def _handle_tick(self, event: ev.TickEvent, now: float) -> list[Instruction]:
@@ -136,6 +158,10 @@ class SchedulerCore:
         ev.EngineLeavingEvent: _handle_engine_leaving,
         ev.EngineAwayEvent: _handle_engine_away,
         ev.EngineBackEvent: _handle_engine_back,
+        ev.EngineHoldsEvent: _handle_engine_holds,
+        ev.GatherEvent: _handle_gather,
+        ev.GatheredEvent: _handle_gathered,
+        ev.ResubmittedEvent: _handle_resubmitted,
         ev.EngineLostEvent: _handle_engine_lost,
         ev.ClientLeftEvent: _handle_client_left,
         ev.SubmitEvent: _handle_submit,

@@ -163,6 +163,18 @@ class EngineQueue:
         self.used_at = now
         return placed
 
+    def adopt(self, piece: Slice) -> None:
+        """Add tasks that it has had already, at their place."""
+        slices = self._slices
+        at = len(slices)
+        while at and slices[at - 1].ordinal > piece.ordinal:
+            at -= 1
+        slices.insert(at, piece)
+        self.next_ordinal = max(self.next_ordinal, piece.end_ordinal)
+        self.n_tasks += piece.n_tasks
+        self._cost_s += piece.n_tasks * piece.cost_s
+        self.n_bytes += piece.n_tasks * piece.group.task_bytes
+
     def take(self, ordinal: int, count: int) -> list[Slice]:
         """Take out the tasks with ordinals ``ordinal … ordinal+count-1``, those that are there."""
         end = ordinal + count

@@ -10,7 +10,7 @@ import msgspec
 from ipyfleet_protocol.codec import SliceFrames
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.ids import EngineId, PeerId
-from ipyfleet_protocol.messages import Group, Results, SeqRange
+from ipyfleet_protocol.messages import Group, HeldTasks, Results, SeqRange
 
 
 class EngineJoinedEvent(msgspec.Struct):
@@ -41,6 +41,33 @@ class EngineBackEvent(msgspec.Struct):
     """An engine that was away can have tasks again. What was sent to it meanwhile has arrived."""
 
     engine_id: EngineId
+
+
+class EngineHoldsEvent(msgspec.Struct):
+    """An engine that an earlier run of the controller gave tasks says what it has.
+
+    Attributes:
+        held: its tasks: waiting, running, or ended with results that it will send.
+        next_ordinal: the ordinal after the last that it has seen.
+    """
+
+    engine_id: EngineId
+    held: list[HeldTasks]
+    next_ordinal: int = 0
+
+
+class GatherEvent(msgspec.Struct):
+    """The controller was started in place of one that died: keep what comes, place nothing."""
+
+
+class GatheredEvent(msgspec.Struct):
+    """All that could be gathered has come: put it together, and go on."""
+
+
+class ResubmittedEvent(msgspec.Struct):
+    """A client has submitted again all of its tasks that have not ended."""
+
+    client: PeerId
 
 
 class EngineLostEvent(msgspec.Struct):
@@ -112,6 +139,10 @@ SchedulerEvent: TypeAlias = (
     | EngineLeavingEvent
     | EngineAwayEvent
     | EngineBackEvent
+    | EngineHoldsEvent
+    | GatherEvent
+    | GatheredEvent
+    | ResubmittedEvent
     | EngineLostEvent
     | ClientLeftEvent
     | SubmitEvent

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,10 @@ STATE_OF_STATUS = {
 """The final state that a byte of `ResultSlice.status` stands for."""
 
 _STATES_OF_STATUS = bytes(STATE_OF_STATUS.get(status, 0) for status in range(256))
+
+
+STATUS_OF_STATE = {state: status for status, state in STATE_OF_STATUS.items()}
+"""The other way round."""
 
 
 class IllegalTransition(AssertionError):
@@ -220,9 +225,22 @@ class GroupIndex:
         """No further group may start before this sequence number."""
 
     def add(self, group: TaskGroup) -> None:
-        """Add a group that comes after all others."""
-        self._groups.append(group)
+        """Add a group that comes after all others that were added."""
+        self.insert(group)
         self.next_seq = group.end
+
+    def insert(self, group: TaskGroup) -> None:
+        """Put a group in its place, whatever comes after it."""
+        if self._groups and self._groups[-1].first > group.first:
+            self._groups.insert(bisect_left(self._groups, group.first, key=_first), group)
+        else:
+            self._groups.append(group)
+
+    def discard(self, group: TaskGroup) -> None:
+        """Take a group out."""
+        if group in self._groups:
+            self._groups.remove(group)
+            self._n_done -= group.is_done
 
     def note_done(self) -> None:
         """Count a group that has ended."""
@@ -254,8 +272,13 @@ class GroupIndex:
         return [group for group in self._groups if not group.is_done]
 
 
+def _first(group: TaskGroup) -> int:
+    return group.first
+
+
 __all__ = [
     "STATE_OF_STATUS",
+    "STATUS_OF_STATE",
     "TRANSITIONS",
     "GroupIndex",
     "IllegalTransition",

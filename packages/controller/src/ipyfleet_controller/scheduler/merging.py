@@ -61,6 +61,8 @@ def _continues(before: tuple[Group, SliceFrames], after: tuple[Group, SliceFrame
         and left.options == right.options
         and left.options.method == "apply"
         and not left.options.shared
+        and not left.ended
+        and not right.ended
         # Each is blocked by itself: one of them may depend on another.
         and left.options.after is None
         and left.options.follow is None
