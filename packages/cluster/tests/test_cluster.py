@@ -56,6 +56,14 @@ def test_start_and_stop(make_cluster: MakeCluster):
     assert list(paths.log_dir(Path(cluster.profile_dir)).iterdir()) == []
 
 
+def test_no_engines_at_first(make_cluster: MakeCluster):
+    """A cluster of 0 engines is a controller; engines can be added."""
+    cluster = make_cluster(n=0).start_cluster_sync()
+    assert cluster.engines == {}
+    cluster.start_engines_sync(1)
+    _wait_engines(cluster, 1)
+
+
 def test_second_cluster_with_the_same_id_is_refused(make_cluster: MakeCluster):
     """One cluster id, one cluster; the refusal disturbs neither the running one nor its file."""
     first = make_cluster(n=1, cluster_id="c")

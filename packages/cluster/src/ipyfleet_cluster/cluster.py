@@ -56,6 +56,7 @@ class Cluster(AsyncFirst, GuardedCluster):
 
     Args:
         n: how many engines `start_engines` starts when it is not told; by default one per CPU.
+            With 0 `start_cluster` starts a controller only.
         profile, profile_dir, ipython_dir: the IPython profile that the cluster belongs to.
         cluster_id: the cluster's name in its profile; by default a fresh one. "" is the default
             cluster, that which ``ipcluster start`` starts and ``Client()`` finds.
@@ -185,7 +186,8 @@ class Cluster(AsyncFirst, GuardedCluster):
     async def _launch_cluster(self, n: int | None) -> None:
         await self._launch_controller()
         try:
-            await self.start_engines(n)
+            if (self.n if n is None else n) != 0:
+                await self.start_engines(n)
         except BaseException:
             await self.stop_cluster()
             raise

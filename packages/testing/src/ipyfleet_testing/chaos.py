@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,9 +25,11 @@ def _open(folder: str, pid: int) -> int:
     return os.open(f"{folder}/{pid}.runs", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
-def record_run(folder: str, number: int) -> int:
+def record_run(folder: str, pause_s: float, number: int) -> int:
     """Write down that task `number` ran in this process; return a value that can be checked."""
     os.write(_open(folder, os.getpid()), number.to_bytes(_RECORD_BYTES, "little"))
+    if pause_s:
+        time.sleep(pause_s)
     return value_of(number)
 
 
@@ -45,7 +48,11 @@ class RunLog:
     def __init__(self, folder: Path) -> None:
         """Use a folder that is there and empty; engines must be able to write to it."""
         self._folder = folder
-        self.function: Callable[[int], int] = functools.partial(record_run, str(folder))
+        self.function = self.function_of(0.0)
+
+    def function_of(self, pause_s: float) -> Callable[[int], int]:
+        """Return a `function` that takes so long."""
+        return functools.partial(record_run, str(self._folder), pause_s)
 
     def count(self) -> Counter[int]:
         """Return how often each task was begun."""
