@@ -369,6 +369,12 @@ def test_retries_go_elsewhere(client: ipf.Client, view: Any) -> None:
         bad = [pid for pid in pids if pid != pids[good]]
         results = [view.apply_async(pid_unless, bad, OSError) for _ in range(4)]
         assert [result.get(TIMEOUT_S) for result in results] == [pids[good]] * 4
+        for result in results:
+            assert result.wait_for_output(TIMEOUT_S)
+            tried = [int(line.split()[1]) for line in result.stdout.splitlines()]
+            assert tried[-1] == pids[good]
+            assert set(tried[:-1]) <= set(bad)
+            assert len(tried) == len(set(tried))
     error = view.apply_async(pid_unless, pids, OSError).exception(TIMEOUT_S)
     assert isinstance(error, ipf.RemoteError)
     assert error.ename == "OSError"

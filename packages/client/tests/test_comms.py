@@ -84,7 +84,7 @@ def test_output_of_a_task_with_a_comm_is_taken_when_its_result_is_gone(link):
 def test_lost_engines_lose_their_comms(link):
     """Those of others stay."""
     link.handle(output(item(0, "comm_open", {"comm_id": "a"})), (), 0.0)
-    link.handle(output(item(1, "comm_open", {"comm_id": "b"}), engine=4), (), 0.0)
+    link.handle(output(item(0, "comm_open", {"comm_id": "b"}), engine=4), (), 0.0)
     effects = link.handle(m.EnginesChanged(lost=[m.EngineLost(3, "gone")]), (), 0.0)
     assert effects == [LoseEngines([3])] and len(link.comms) == 1
 

@@ -30,6 +30,20 @@ def test_items_wait_for_those_before():
     assert output.text("stdout") == "ab"
 
 
+def test_attempts_follow_one_another():
+    """Each attempt counts its items anew; what a new one prints comes after what others have."""
+    output = TaskOutput()
+    output.add(item(0, content=b"a0 "), (), 3)
+    output.add(item(2, content=b"a2 "), (), 3)
+    output.add(item(0, content=b"b0 ", attempt=1), (), 5)
+    output.add(item(1, content=b"late"), (), 3)
+    output.add(item(0, content=b"b0 ", attempt=1), (), 5)
+    assert (output.text("stdout"), output.received) == ("a0 a2 b0 ", 1)
+    # Turned down by one engine, run by another: the same attempt.
+    output.add(item(0, content=b"c0", attempt=1), (), 4)
+    assert (output.text("stdout"), output.received) == ("a0 a2 b0 c0", 1)
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -169,7 +169,7 @@ _FRAMED: list[tuple[m.Message, list[bytes]]] = [
             [
                 m.OutputItem(5, 0, "stdout", b"hello"),
                 m.OutputItem(5, 1, "display_data", b"\x80", 2),
-                m.OutputItem(6, 0, "data", b"", 1, dropped_bytes=7),
+                m.OutputItem(6, 0, "data", b"", 1, dropped_bytes=7, attempt=2),
             ],
         ),
         [b"a", b"b", b"c"],

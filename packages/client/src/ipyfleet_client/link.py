@@ -313,7 +313,7 @@ class ClientLink:
                 work, index = found[0], found[1]
                 output = self._output_of(work, index)
                 start = len(output.items)
-                output.add(item, buffers)
+                output.add(item, buffers, message.engine)
                 effects += self.comms.take(message.engine, item.seq, work, index, output, start)
                 if late and output.received >= work.expected_outputs(index):
                     del self.late[item.seq]

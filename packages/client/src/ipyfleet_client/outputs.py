@@ -33,11 +33,12 @@ class TaskOutput:
     Attributes:
         items: ``(kind, content)`` in order; content is a str for the streams, else the dictionary
             of the Jupyter message, with ``buffers`` where there are some.
-        received: number of items that have arrived, in order or not.
+            Those of earlier attempts come before those of the last.
+        received: number of items of the last attempt that have arrived, in order or not.
         dropped_bytes: output that was dropped on the way because a bound was hit.
     """
 
-    __slots__ = ("_early", "_next", "dropped_bytes", "items", "received")
+    __slots__ = ("_early", "_next", "_over", "_source", "dropped_bytes", "items", "received")
 
     def __init__(self) -> None:
         self.items: list[tuple[str, Any]] = []
@@ -45,9 +46,17 @@ class TaskOutput:
         self.dropped_bytes = 0
         self._early: dict[int, tuple[str, Any]] = {}
         self._next = 0
+        # Where the items come from now, an engine and an attempt; and where they came from before.
+        self._source: tuple[int, int] | None = None
+        self._over: tuple[tuple[int, int], ...] = ()
 
-    def add(self, item: OutputItem, buffers: Sequence[Frame]) -> None:
-        """Take one item; one that is there already is ignored."""
+    def add(self, item: OutputItem, buffers: Sequence[Frame], engine: int = -1) -> None:
+        """Take one item; one that is there already, or comes from an attempt that is over, is
+        ignored.
+        """
+        source = (engine, item.attempt)
+        if source != self._source and not self._begin_attempt(source):
+            return
         position = item.index
         if position < self._next or position in self._early:
             return
@@ -57,6 +66,16 @@ class TaskOutput:
         while self._next in self._early:
             self.items.append(self._early.pop(self._next))
             self._next += 1
+
+    def _begin_attempt(self, source: tuple[int, int]) -> bool:
+        if source in self._over:
+            return False
+        if self._source is not None:
+            self.close_gaps()
+            self._over = (*self._over, self._source)
+            self._next = self.received = 0
+        self._source = source
+        return True
 
     def close_gaps(self) -> None:
         """What is missing will not come: show what came after it."""

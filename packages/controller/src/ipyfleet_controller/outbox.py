@@ -231,5 +231,7 @@ def _without_content(message: Output, frames: Sequence[Frame]) -> Output:
         n_bytes = len(item.content) + item.dropped_bytes
         n_bytes += sum(map(len, frames[position : position + item.buffers]))
         position += item.buffers
-        items.append(OutputItem(item.seq, item.index, "stdout", b"", dropped_bytes=n_bytes))
+        items.append(
+            OutputItem(item.seq, item.index, "stdout", b"", 0, n_bytes, attempt=item.attempt)
+        )
     return Output(message.client, message.engine, items)

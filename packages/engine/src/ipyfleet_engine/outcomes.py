@@ -52,6 +52,7 @@ class RunningTask(TaskOutput):
     def __init__(self, piece: QueuedSlice, index: int) -> None:
         self.client = piece.client
         self.seq = piece.first + index
+        self.attempt = piece.info.attempt
         self.n_items = 0
         self.dropped_bytes = 0
         self.piece = piece

@@ -63,19 +63,20 @@ class TaskOutput:
     """A task as the collector sees it.
 
     Attributes:
-        client, seq: the task.
+        client, seq, attempt: the task.
         n_items: output items that have left.
         dropped_bytes: dropped since the last item that left.
         sink: where output goes instead; None for all tasks (`frontends` has what is none).
     """
 
-    __slots__ = ("client", "dropped_bytes", "n_items", "seq")
+    __slots__ = ("attempt", "client", "dropped_bytes", "n_items", "seq")
 
     sink: Sink | None = None
 
     def __init__(self, client: bytes, seq: int) -> None:
         self.client = client
         self.seq = seq
+        self.attempt = 0
         self.n_items = 0
         self.dropped_bytes = 0
 
@@ -306,6 +307,7 @@ def _batches(pending: Iterable[_Pending]) -> list[OutputBatch]:
                 content,
                 len(item.buffers),
                 task.dropped_bytes,
+                task.attempt,
             )
         )
         batch.frames.extend(item.buffers)

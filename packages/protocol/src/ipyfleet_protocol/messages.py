@@ -304,6 +304,7 @@ class OutputItem(Part):
         buffers: number of frames of this message that belong to the item.
         dropped_bytes: output of this task that was dropped before this item because a bound was
             hit.
+        attempt: as in `TaskSlice`; each attempt counts its items from 0.
     """
 
     seq: int
@@ -312,6 +313,7 @@ class OutputItem(Part):
     content: bytes
     buffers: int = 0
     dropped_bytes: int = 0
+    attempt: int = 0
 
 
 class EngineInfo(Part):
