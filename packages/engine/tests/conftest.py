@@ -178,6 +178,9 @@ class FakeController:
         """Start `ipengine` against this controller."""
         environ = dict(os.environ, IPYTHONDIR=str(self.directory / "ipython"))
         environ.update(options.pop("env", {}))
+        if not {"--single", "--mpi"}.intersection(flags):
+            # `tox -e no-fork`: everything again, with engines that are programs of their own.
+            flags = (*os.environ.get("IPYFLEET_TEST_ENGINE_ARGS", "").split(), *flags)
         command = [sys.executable, "-m", "ipyfleet_engine", f"--file={self.file}", *flags]
         process = subprocess.Popen(command, env=environ, **options)
         self.processes.append(process)

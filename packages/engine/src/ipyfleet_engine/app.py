@@ -9,6 +9,7 @@ imported by whatever user code, sees the cap.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -215,6 +216,8 @@ class IPEngineApp(Application):
         return self._be_single(peer, bytes.fromhex(agent_peer), mark)
 
     def _be_single(self, peer: PeerId, agent: bytes, mark: RunningMark) -> int:
+        # After a crash its log, or its agent's report, has the stack.
+        faulthandler.enable()
         self._start_logging(None)
         place = find_rank(os.environ) if self.mpi else None
         if self.mpi and place is None:

@@ -11,6 +11,7 @@ that is loaded in environments that do not have it.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,10 @@ def running_cluster(folder: Path, n: int = 2, **options: Any) -> Iterator[Cluste
         AssertionError: stopping took longer than `STOP_TIMEOUT_S`.
     """
     cluster_package = pytest.importorskip("ipyfleet_cluster", reason="needs ipyfleet-cluster")
+    # `tox -e no-fork` sets it.
+    more = os.environ.get("IPYFLEET_TEST_ENGINE_ARGS", "").split()
+    if more:
+        options["engine_args"] = [*more, *options.get("engine_args", ())]
     started = cluster_package.Cluster(n=n, profile_dir=str(folder / "profile"), **options)
     started.start_cluster_sync()
     try:
