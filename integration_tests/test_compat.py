@@ -77,7 +77,11 @@ from ipyparallel.client.asyncresult import AsyncResult, AsyncMapResult
 from ipyparallel.client.view import DirectView, LoadBalancedView, BroadcastView, ViewExecutor
 from ipyparallel.client.client import Client, ExecuteReply
 from ipyparallel.client.remotefunction import RemoteFunction, remote, parallel
-from ipyparallel.controller.dependency import require
+from ipyparallel.controller.dependency import Dependency, depend, dependent, require
+from ipyparallel import Dependency as same, depend as also
+from ipyparallel.error import InvalidDependency, ImpossibleDependency, UnmetDependency
+assert same is Dependency and also is depend and isinstance(depend(len)(abs), dependent)
+assert Dependency(["a"], all=False).check({"a"}) and issubclass(Dependency, set)
 from ipyparallel.cluster import Cluster, ClusterManager
 from ipyparallel.joblib import register_joblib_backend
 assert utcnow().tzinfo is utc
