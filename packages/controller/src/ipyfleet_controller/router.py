@@ -315,7 +315,9 @@ class Router:
         peer, channel = name
         key_role = self._key_role(self._key_part) if self._key_part is not None else None
         header, payload = parts[1], parts[2:]
-        line = self._line = self._outbox.line(cast("bytes", parts[0]))
+        role = self._hub.role_of(peer, channel)
+        # Until it has said Hello, nobody counts what a peer sends.
+        line = self._line = self._outbox.line(cast("bytes", parts[0])) if role else None
         try:
             message = decode(header)
         except ProtocolError:
@@ -326,7 +328,6 @@ class Router:
         kind = type(message)
         if line is not None and kind not in SESSION_MESSAGES:
             self._sessions.note(line, parts, time.monotonic())
-        role = self._hub.role_of(peer, channel)
         if role is None:
             if kind not in (m.Hello, m.Attach):
                 reason = f"say Hello first; {kind.__name__} came from a peer that has not joined"

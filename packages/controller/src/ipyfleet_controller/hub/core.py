@@ -98,14 +98,14 @@ class HubCore:
     def role_of(self, peer: PeerId, channel: Channel) -> m.Role | None:
         """Return a peer's role if it has joined and has this channel."""
         entry = self.registry.peers.get(peer)
-        if entry is None or ROLE_OF_CHANNEL[channel] != entry.role:
+        if entry is None or entry.is_missing or ROLE_OF_CHANNEL[channel] != entry.role:
             return None
         return entry.role
 
     def refuse(self, peer: PeerId, channel: Channel, reason: str) -> list[HubInstruction]:
         """Return the refusal of a peer that has not joined; nothing if it was told before."""
-        if (peer, channel) in self._strangers:
-            return []
+        if (peer, channel) in self._strangers or peer in self.registry.peers:
+            return []  # one of the latter says Hello when it has noticed that it should
         if len(self._strangers) >= MAX_STRANGERS:
             del self._strangers[next(iter(self._strangers))]
         self._strangers[peer, channel] = None
@@ -166,6 +166,9 @@ class HubCore:
         resume = ResumeLine(known.peer, channel, hello.received if is_same else 0, welcome, is_same)
         out: list[HubInstruction] = [resume, *self._departures.note_back(known, channel)]
         known.is_missing = False
+        for attached, resume_too in known.attaching.items():
+            out += [resume_too, *self._departures.note_back(known, attached)]
+        known.attaching = {}
         if is_same or not hello.incarnation:
             return out
         return self._meet_again(known, hello, welcome, out)
@@ -210,10 +213,19 @@ class HubCore:
             is_same = message.incarnation == self._cluster.incarnation
             received = message.received if is_same else 0
             resume = ResumeLine(peer, channel, received, attached, is_same)
-            return [resume, *self._departures.note_back(known, channel)]
-        out: list[HubInstruction] = []
+            if known.is_missing:
+                # It may go on when what it holds is known.
+                known.attaching[channel] = resume
+                return []
+            out: list[HubInstruction] = [resume, *self._departures.note_back(known, channel)]
+            if self._gathering is None or peer not in self._gathering.welcomes:
+                return out
+            self._gathering.welcomes[peer] += out
+            return []
+        out = []
         if message.incarnation:
-            out.append(Send(peer, channel, attached))
+            again = ResumeLine(peer, channel, 0, attached, False)
+            self.registry.half_open(peer).attaching[channel] = again
         if channel is Channel.TASK:
             entry = self.registry.half_open(peer)
             entry.is_attached = True
@@ -232,7 +244,8 @@ class HubCore:
         )
 
     def _welcome(self, hello: m.Hello) -> list[HubInstruction]:
-        is_deaf = not self.registry.half_open(PeerId(hello.peer)).is_attached
+        half_open = self.registry.half_open(PeerId(hello.peer))
+        is_deaf = not half_open.is_attached
         peer = self.registry.add(hello)
         welcome = self._welcome_of(peer)
         welcome.warnings = self._warnings(hello, peer)
@@ -261,7 +274,12 @@ class HubCore:
                 )
                 for client in self.registry.of_role("client")
             ]
-        return [*out, *self._meet_again(peer, hello, welcome, [send])] if hello.incarnation else out
+        if not hello.incarnation:
+            return out
+        return [
+            *out,
+            *self._meet_again(peer, hello, welcome, [send, *half_open.attaching.values()]),
+        ]
 
     def _warnings(self, hello: m.Hello, peer: Peer) -> list[str]:
         if peer.role == "client":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,7 @@ class Peer(msgspec.Struct):
         resources: of an engine, as in `Hello`.
         away_until: when a peer that cannot be reached will be given up; None for one that can.
         is_missing: it was here before the controller was started anew, and has not come back.
+        attaching: of a missing engine: how channels go on that it has connected already.
         is_deaf: of an engine: its TASK channel is not connected.
         leaving_at: when an engine that is known to go will be taken off; None for one that is well.
         reason, running: of a leaving engine: why, and the ordinal of the task that it ran.
@@ -46,6 +48,7 @@ class Peer(msgspec.Struct):
     away_until: float | None = None
     is_missing: bool = False
     is_deaf: bool = False
+    attaching: dict[Channel, Any] = msgspec.field(default_factory=dict)
     leaving_at: float | None = None
     reason: str = ""
     running: int = -1
@@ -61,10 +64,11 @@ class Peer(msgspec.Struct):
 
 
 class HalfOpen(msgspec.Struct):
-    """An engine whose Hello or task channel is missing."""
+    """An engine whose Hello or task channel is missing; `attaching` as in `Peer`."""
 
     hello: Hello | None = None
     is_attached: bool = False
+    attaching: dict[Channel, Any] = msgspec.field(default_factory=dict)
 
 
 class Registry:
