@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from ipyfleet_engine.kept import KeptResults
 from ipyfleet_engine.output import OutputBatch
-from ipyfleet_engine.results import ResultBuffer
+from ipyfleet_engine.results import ResultBuffer, cancelled_results
 from ipyfleet_engine.tasks import QueuedSlice
 from ipyfleet_protocol.codec import decode, encode, split
 from ipyfleet_protocol.columns import Payloads, PayloadWriter, read_float64, read_uint32
@@ -13,8 +14,10 @@ from ipyfleet_protocol.messages import (
     ABORTED,
     FAILED,
     OK,
+    HeldTasks,
     Output,
     OutputItem,
+    PlacedRange,
     Results,
     TaskSlice,
 )
@@ -111,3 +114,32 @@ def test_output_leaves_before_the_results() -> None:
     buffer.append(make_slice(b"c" * 16, 0, 0, 1), 0, OK, (0.0, 0.0), 1, b"")
     buffer.append_output(OutputBatch(b"c" * 16, [OutputItem(0, 0, "stdout", b"hi")], []))
     assert [type(message) for message, _ in buffer.take()] == [Output, Results]
+
+
+def test_messages_of_results_are_numbered_over_all_clients() -> None:
+    """The numbers grow by one with each message, whoever's results are in it."""
+    buffer = ResultBuffer()
+    for client in (b"c" * 16, b"d" * 16):
+        buffer.append(make_slice(client, 0, 0, 1), 0, OK, (1.0, 2.0), 0, b"")
+    first = [check(*outgoing).number for outgoing in buffer.take()]
+    message, frames = cancelled_results(b"c" * 16, 0, b"e", [PlacedRange(5, 1, 2)])
+    assert [*first, check(*buffer.number(message, frames)).number] == [1, 2, 3]
+
+
+def test_what_is_held_is_what_waits_and_what_is_kept() -> None:
+    """Ended tasks are held until their client has them, sent or not; the last one is told."""
+    buffer = ResultBuffer()
+    buffer.kept = KeptResults()
+    assert buffer.held() == ([], -1)
+    piece = make_slice(b"c" * 16, 10, 0, 3)
+    for index in range(2):
+        buffer.append(piece, index, OK, (1.0, 2.0), 0, b"x")
+    assert buffer.held() == ([HeldTasks(b"c" * 16, 10, 2, 0)], 1)
+    buffer.take()
+    buffer.append(piece, 2, OK, (1.0, 2.0), 0, b"x")
+    assert buffer.held() == ([HeldTasks(b"c" * 16, 10, 3, 0)], 2)
+    buffer.kept.taken(b"c" * 16, 1)
+    assert buffer.held() == ([HeldTasks(b"c" * 16, 12, 1, 2)], 2)
+    buffer.take()
+    buffer.kept.taken(b"c" * 16, 2)
+    assert buffer.held() == ([], 2)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ipyfleet_engine.tasks import Fate, QueuedSlice, TaskQueue
+import pytest
+
+from ipyfleet_engine.tasks import Fate, QueuedSlice, Suspended, TaskQueue
 from ipyfleet_protocol.columns import Payloads, PayloadWriter
-from ipyfleet_protocol.messages import PlacedRange, TaskSlice
+from ipyfleet_protocol.messages import HeldTasks, PlacedRange, TaskSlice
 
 CLIENT, OTHER = b"c" * 16, b"o" * 16
 
@@ -129,3 +131,47 @@ def test_a_failed_execute_aborts_the_clients_queued_executes_only() -> None:
         (4, Fate.ABORTED),
         (5, Fate.RUN),
     ]
+
+
+def test_a_suspended_queue_tells_what_it_has_and_takes_no_more() -> None:
+    """What waits and what was claimed last is told, recalled tasks are not; the rest goes on."""
+    queue = TaskQueue()
+    queue.append(make_slice(0, 4))
+    queue.append(make_slice(4, 2, client=OTHER, first=7))
+    queue.claim()
+    queue.claim()
+    queue.recall(2, 2)
+    held, next_ordinal = queue.suspend()
+    assert held == [
+        HeldTasks(CLIENT, 1, 1, 1),
+        HeldTasks(CLIENT, 3, 1, 3),
+        HeldTasks(OTHER, 7, 2, 4),
+    ]
+    assert next_ordinal == 6
+    with pytest.raises(Suspended):
+        queue.extend([make_slice(6, 1)])
+    assert ordinals_run(queue) == [3, 4, 5]
+    queue.resume()
+    queue.append(make_slice(6, 1))
+    assert ordinals_run(queue) == [6]
+
+
+def test_the_next_ordinal_is_above_all_that_were_named() -> None:
+    """Tasks that were recalled before they arrived are not mistaken for later ones."""
+    queue = TaskQueue()
+    queue.append(make_slice(0, 1))
+    queue.recall(1, 4)
+    assert queue.suspend() == ([HeldTasks(CLIENT, 0, 1, 0)], 5)
+    queue.drop([PlacedRange(9, 3, 5)])
+    assert queue.suspend()[1] == 8
+    queue.resume()
+    queue.append(make_slice(8, 1))
+    assert ordinals_run(queue) == [0, 8]
+
+
+def test_an_empty_queue_holds_nothing() -> None:
+    """When all tasks have been claimed and the next was asked for, none is held."""
+    queue = TaskQueue()
+    queue.append(make_slice(0, 3))
+    claim_all(queue)
+    assert queue.suspend() == ([], 3)
