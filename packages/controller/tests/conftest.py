@@ -68,6 +68,7 @@ class Bench:
 
     CLIENT, OTHER = CLIENT, OTHER
     tick = ev.TickEvent()
+    make_group = staticmethod(make_group)
 
     def __init__(self, **options: Any) -> None:
         self.core = SchedulerCore(**options)

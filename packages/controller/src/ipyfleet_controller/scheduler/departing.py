@@ -66,7 +66,7 @@ class Departures:
         state.waiting.note_engine_gone()
         stranded = [(run, engine_error(engine, event.reason, run.group)) for run in engine.direct]
         for constraint, run in state.waiting.remove_where(
-            lambda lane, _: lane.is_dormant and is_hopeless(state, lane.constraint)
+            lambda lane: lane.is_dormant and is_hopeless(state, lane.constraint)
         ):
             stranded.append((run, no_engine_left(state, constraint, run.group)))
         out += state.end(stranded, State.QUEUED, now)
@@ -111,14 +111,11 @@ class Departures:
             error = own_error(
                 "NoEnginesRegistered", f"no engine is left, and none came back; {state.last_loss}"
             )
-            everything = state.waiting.remove_where(lambda lane, run: True)
+            everything = state.waiting.remove_where(lambda lane: True)
             return [*state.end([(run, error) for _, run in everything], State.QUEUED, now)]
         vain = state.waiting.remove_where(
-            lambda lane, run: (
-                lane.is_dormant
-                and not run.group.options.timeout_s
-                and is_turned_down(state, lane.constraint)
-            )
+            lambda lane: lane.is_dormant and is_turned_down(state, lane.constraint),
+            lambda run: not run.group.options.timeout_s,
         )
         endings = [(run, no_engine_left(state, terms, run.group)) for terms, run in vain]
         return [*state.end(endings, State.QUEUED, now)]

@@ -160,7 +160,7 @@ class Dependencies:
             return []
         # The last task that could have given an engine to those that follow has ended.
         lost = state.waiting.remove_where(
-            lambda lane, _: lane.constraint.follow is tracker and lane.is_dormant
+            lambda lane: lane.constraint.follow is tracker and lane.is_dormant
         )
         return [(run, no_engine_left(state, constraint, run.group)) for constraint, run in lost]
 

@@ -158,12 +158,20 @@ class WaitingTasks:
             removed += [(lane.constraint, run) for run in part]
         return removed
 
-    def remove_where(self, condition: Callable[[Lane, Run], bool]) -> list[tuple[Constraint, Run]]:
-        """Take out the runs for which a condition holds; O(all runs)."""
+    def remove_where(
+        self, is_wanted: Callable[[Lane], bool], is_run_wanted: Callable[[Run], bool] | None = None
+    ) -> list[tuple[Constraint, Run]]:
+        """Take out lanes for which a condition holds; of these, all runs or those for which another
+        one does. O(lanes + runs in those lanes).
+        """
         removed: list[tuple[Constraint, Run]] = []
         for client, lanes in list(self._clients.items()):
             for lane in list(lanes.all.values()):
-                for run in [run for run in lane.runs() if condition(lane, run)]:
+                if not is_wanted(lane):
+                    continue
+                for run in list(lane.runs()):
+                    if is_run_wanted is not None and not is_run_wanted(run):
+                        continue
                     part = lane.remove(run.first_seq, run.group.seq(run.stop))
                     self._note_removed(client, lanes, lane, part)
                     removed += [(lane.constraint, each) for each in part]
