@@ -244,7 +244,8 @@ class OutputCollector:
         if not self._pending and not task.dropped_bytes:
             return []
         with self._lock:
-            taken, left = [], deque[_Pending]()
+            taken: list[_Pending] = []
+            left = deque[_Pending]()
             for item in self._pending:
                 is_comm = item.kind in COMM_KINDS and item.task.client == task.client
                 (taken if item.task is task or is_comm else left).append(item)

@@ -90,18 +90,28 @@ class LoadBalancedView(View):
         targets = self.targets
         if targets is not None:
             targets = tuple(engines.choose(targets))  # type: ignore[arg-type]
+            if not targets:
+                raise IndexError(f"{self!r} has no engines: its slice or list was empty")
         return Spec(
             method,
             "balanced",
             targets,
             retries=self.retries,
             label=self.label if label is None else label,
-            after=_AFTER.wire(self),
-            follow=_FOLLOW.wire(self),
-            timeout_s=timeout_on_wire(self.timeout),
-            priority=self.priority,
-            resources=tuple(self.resources.items()),
+            **self._placement(),
         )
+
+    def _placement(self) -> dict[str, Any]:
+        """What else the view asks of the scheduler; quick where that is nothing."""
+        if _PLACEMENT.isdisjoint(self._flags) and _PLACEMENT.isdisjoint(self._overrides.__dict__):
+            return {}
+        return {
+            "after": _AFTER.wire(self),
+            "follow": _FOLLOW.wire(self),
+            "timeout_s": timeout_on_wire(self.timeout),
+            "priority": self.priority,
+            "resources": tuple(self.resources.items()),
+        }
 
     def _apply(
         self, f: Callable[..., Any] | Reference, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -293,6 +303,8 @@ class LoadBalancedView(View):
 
 _AFTER: DependencyFlag = vars(LoadBalancedView)["after"]
 _FOLLOW: DependencyFlag = vars(LoadBalancedView)["follow"]
+
+_PLACEMENT = frozenset({"after", "follow", "priority", "resources", "timeout"})
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "priority": check_priority,

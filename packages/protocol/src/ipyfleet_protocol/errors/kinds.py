@@ -142,9 +142,8 @@ class ImpossibleDependency(UnmetDependency):
 
     default_text = "a dependency of the task can never be met: a task that it needs failed"
     hint = (
-        "rc.get_result(msg_id) of what it waited for says how that ended. To run after failures, "
-        "too: after=Dependency(…, failure=True); after any one of several: all=False; where all "
-        "that it follows ran on different engines, follow one of them"
+        "rc.get_result(msg_id) of what it waited for has its error. To run after failures, too: "
+        "after=Dependency(…, failure=True); after or where any one of several has run: all=False"
     )
 
 
