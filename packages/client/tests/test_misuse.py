@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ipyfleet_client import AsyncResult, Client, Reference, require
+from ipyfleet_client import AsyncResult, Client, Reference, remote, require
 from ipyfleet_protocol.errors import ClientClosed, NoEnginesRegistered
 
 UNKNOWN = "0" * 32 + "_7"
@@ -29,6 +29,16 @@ MISUSES: dict[str, tuple[Callable[[Client], Any], type[BaseException], str]] = {
         lambda rc: rc.load_balanced_view().imap(abs, [1], max_outstanding=-1),
         ValueError,
         "negative",
+    ),
+    "imap with half a window": (
+        lambda rc: rc.load_balanced_view().imap(abs, [1], max_outstanding=1.5),
+        TypeError,
+        "int or 'auto'",
+    ),
+    "imap with a window by name": (
+        lambda rc: rc.load_balanced_view().imap(abs, [1], max_outstanding="all"),
+        ValueError,
+        "int or 'auto'",
     ),
     "chunksize of 0": (
         lambda rc: rc.load_balanced_view().map(abs, [1], chunksize=0),
@@ -89,6 +99,48 @@ MISUSES: dict[str, tuple[Callable[[Client], Any], type[BaseException], str]] = {
         NotImplementedError,
         "Cluster",
     ),
+    "a signal that is no number": (lambda rc: rc.send_signal(1.5), TypeError, "number or a name"),
+    "a signal out of range": (lambda rc: rc.send_signal(999), ValueError, "no signal 999"),
+    "clearing an engine that is not there": (lambda rc: rc.clear(9), IndexError, "engines are"),
+    "aborting at an engine that is not there": (
+        lambda rc: rc.abort(targets=9),
+        IndexError,
+        "engines are",
+    ),
+    "balancing over no engines": (
+        lambda rc: rc.load_balanced_view([]).apply(abs, 1),
+        IndexError,
+        "no engines",
+    ),
+    "pull of nothing that is a name": (lambda rc: rc[:].pull(5), TypeError, r"names \(str\)"),
+    "scatter to a number": (lambda rc: rc[:].scatter(5, [1]), TypeError, r"names \(str\)"),
+    "gather of a number": (lambda rc: rc[:].gather(5), TypeError, r"names \(str\)"),
+    "gather with a wrong dist": (lambda rc: rc[:].gather("a", dist="x"), ValueError, "'b'"),
+    "remote of what cannot be called": (lambda rc: rc[:].remote()(5), TypeError, "callable"),
+    "remote through no view": (lambda rc: remote(rc)(abs), TypeError, r"such as rc\[:\]"),
+    "remote with an unknown flag": (
+        lambda rc: rc[:].remote(nope=1)(abs),
+        KeyError,
+        "it has .*targets",
+    ),
+    "parallel with a wrong dist": (lambda rc: rc[:].parallel(dist="x")(abs), ValueError, "'b'"),
+    "parallel in chunks of none": (
+        lambda rc: rc.load_balanced_view().parallel(chunksize=0)(abs),
+        ValueError,
+        "1 or more",
+    ),
+    "a query's keys that are no names": (
+        lambda rc: rc.db_query({}, keys=[5]),
+        TypeError,
+        "names of fields",
+    ),
+    "more engines than a word says": (lambda rc: rc.wait_for_engines("4"), TypeError, "number of"),
+    "waiting for engines for a word": (
+        lambda rc: rc.wait_for_engines(4, timeout="5"),
+        TypeError,
+        "seconds",
+    ),
+    "joining what is no result": (lambda rc: AsyncResult.join(5), TypeError, "takes results"),
     "joining nothing": (lambda rc: AsyncResult.join(), TypeError, "at least one"),
     "importing only remotely": (
         lambda rc: rc[:].sync_imports(local=False),
@@ -123,6 +175,14 @@ RESULT_MISUSES: dict[str, tuple[Callable[[Any], Any], type[BaseException], str]]
         FIRST_EXCEPTION,
     ),
     "a timeout that is no number": (lambda ar: ar.wait("5"), TypeError, "seconds"),
+    "a limit of get that is no number": (lambda ar: ar.get("5"), TypeError, "seconds"),
+    "a limit of a bar that is no number": (
+        lambda ar: ar.wait_interactive(timeout="5"),
+        TypeError,
+        "seconds",
+    ),
+    "values by engine before the end": (lambda ar: ar.get_dict(0), TimeoutError, "0 of 2"),
+    "a task by half its number": (lambda ar: ar[1.5], TypeError, "int, slice or str"),
     "grouping that does not exist": (
         lambda ar: ar.display_outputs(groupby="x"),
         ValueError,
@@ -208,3 +268,22 @@ def test_unknown_arguments_of_a_client() -> None:
     """An argument that no Client has is refused by name."""
     with pytest.raises(TypeError, match="profil_dir"):
         Client(profil_dir="x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "text"),
+    [
+        ({"sshserver": "x", "password": "y"}, NotImplementedError, "sshkey="),
+        ({"sshserver": "x", "paramiko": True}, NotImplementedError, "system's ssh"),
+        ({"sshserver": "x", "ssh_args": "-J y"}, TypeError, "list of arguments"),
+        ({"timeout": "5"}, TypeError, "seconds"),
+    ],
+    ids=["password", "paramiko", "arguments in one string", "timeout"],
+)
+def test_misuse_of_the_way_to_a_controller(
+    controller: Any, arguments: dict[str, Any], kind: type[BaseException], text: str
+) -> None:
+    """What a connection cannot be made with is said before anything is started."""
+    with pytest.raises(kind, match=text) as caught:
+        Client(controller.info, **arguments)
+    assert type(caught.value) is kind

@@ -397,10 +397,12 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
     def __getitem__(self, key: int | slice | str) -> Any:
         if isinstance(key, str):
             if key not in METADATA_KEYS:
-                raise KeyError(key)
+                raise KeyError(f"there is no {key!r}; there are {', '.join(sorted(METADATA_KEYS))}")
             return self._metadata_item(key)
         if isinstance(key, slice):
             return [self[k] for k in range(*key.indices(len(self)))]
+        if not hasattr(key, "__index__"):
+            raise TypeError(f"results are chosen by int, slice or str, not {type(key).__name__}")
         count = len(self)
         index = key + count if key < 0 else key
         if not 0 <= index < count:

@@ -47,6 +47,13 @@ class RemoteFunction:
     def __init__(
         self, view: View, f: Callable[..., Any], block: bool | None = None, **flags: Any
     ) -> None:
+        from ipyfleet_client.views.base import View, check_callable
+
+        if not isinstance(view, View):
+            raise TypeError(
+                f"functions run through a view, such as rc[:], not through {type(view).__name__}"
+            )
+        check_callable(f)
         view._check_names(flags)
         self.view = view
         self.func = f
@@ -101,6 +108,8 @@ class ParallelFunction(RemoteFunction):
                 stacklevel=3,
             )
             chunksize = None
+        if chunksize is not None and chunksize < 1:
+            raise ValueError(f"chunksize must be an int of 1 or more, not {chunksize!r}")
         self.dist = check_dist(dist)
         self.chunksize = chunksize
         self.ordered = ordered

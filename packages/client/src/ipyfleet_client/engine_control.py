@@ -55,6 +55,7 @@ class EngineControls:
 
         Raises:
             ValueError: there is no such signal.
+            TypeError: it is neither a number nor a name.
         """
         import signal
 
@@ -64,6 +65,10 @@ class EngineControls:
                 number = int(signal.Signals[name.upper()])
             except KeyError:
                 raise ValueError(f"there is no signal {sig!r}") from None
+        elif isinstance(sig, bool) or not isinstance(sig, int):
+            raise TypeError(f"a signal is a number or a name (str), not {type(sig).__name__}")
+        elif sig != 0 and sig not in set(signal.valid_signals()):
+            raise ValueError(f"there is no signal {sig}")
         else:
             number = int(sig)
         return self._control(m.SendSignal(number), targets, block)

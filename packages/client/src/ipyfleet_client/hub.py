@@ -319,6 +319,8 @@ class HubQueries:
             raise TypeError(f"a query is a dictionary, not {type(query).__name__}")
         if isinstance(keys, str):
             keys = [keys]
+        if keys is not None and not all(isinstance(key, str) for key in keys):
+            raise TypeError("keys are names of fields (str), such as ['engine_id', 'completed']")
         self.session.submit.flush()
         encoded = msgspec.msgpack.encode(_sendable(query))
         records, _ = self._ask(m.FindRecords(encoded, None if keys is None else list(keys)))

@@ -42,6 +42,10 @@ class LazyMapIterator(Iterator[Any]):
         if isinstance(max_outstanding, str):
             if max_outstanding != "auto":
                 raise ValueError(f"max_outstanding is an int or 'auto', not {max_outstanding!r}")
+        elif max_outstanding is not None and not isinstance(max_outstanding, int):
+            raise TypeError(
+                f"max_outstanding is an int or 'auto', not {type(max_outstanding).__name__}"
+            )
         elif max_outstanding is not None and max_outstanding < 0:
             raise ValueError(f"max_outstanding must not be negative: {max_outstanding}")
         self._view = view

@@ -16,8 +16,11 @@ from typing import Any
 import msgspec
 
 from ipyfleet_protocol.connection import ConnectionInfo, load_connection_file
-from ipyfleet_protocol.errors import ConnectionFileMissing
+from ipyfleet_protocol.errors import ConnectionFileMissing, ConnectionFileStale
 from ipyfleet_protocol.paths import connection_file, profile_dir
+
+RESTART_S = 3.0
+"""A controller that died is back by then, if anybody starts it again."""
 
 
 def find_connection(
@@ -35,9 +38,11 @@ def find_connection(
 
     Raises:
         ValueError: an address was given instead of a file.
-        TypeError: `connection_info` is nothing that it can be.
+        TypeError: `connection_info` is nothing that it can be, or `timeout_s` no number.
         ConnectionFileError: the file is missing, unreadable or of another version; an OSError.
     """
+    if not hasattr(timeout_s, "__float__"):
+        raise TypeError(f"timeout is a number of seconds, not {type(timeout_s).__name__}")
     if isinstance(connection_info, ConnectionInfo):
         return connection_info
     if isinstance(connection_info, Mapping):
@@ -63,6 +68,18 @@ def find_connection(
     return _load(path, timeout_s)
 
 
+def _wait_restart(path: Path, timeout_s: float) -> ConnectionInfo:
+    """Wait for a controller that died and is started again if its owner is still there."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return load_connection_file(path, alive=True)
+        except ConnectionFileStale:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.02)
+
+
 def _load(path: Path, timeout_s: float) -> ConnectionInfo:
     started = time.monotonic()
     try:
@@ -70,6 +87,10 @@ def _load(path: Path, timeout_s: float) -> ConnectionInfo:
     except ConnectionFileMissing:
         if timeout_s <= 0:
             raise
+    except ConnectionFileStale:
+        if not load_connection_file(path).recover_s:
+            raise
+        return _wait_restart(path, min(timeout_s, RESTART_S))
     print(f"Waiting for connection file: {path}")
     left = max(0.0, timeout_s - (time.monotonic() - started))
     return load_connection_file(path, timeout_s=left, alive=True)

@@ -99,6 +99,8 @@ def wait_with_bar(
     """Wait for a result and show how many of its items are there."""
     if result.ready():
         return
+    if timeout_s is not None and not hasattr(timeout_s, "__float__"):
+        raise TypeError(f"timeout is a number of seconds, not {type(timeout_s).__name__}")
     deadline = None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
     work = result._work
     bar = ProgressBar(result._n_items, work.name, "tasks", widget)

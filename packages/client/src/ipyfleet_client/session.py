@@ -221,18 +221,19 @@ class Session:
         if self.closed or not self.link.joined:
             return  # Whoever connects has a time limit of their own.
         now = time.monotonic()
+        is_new = self.away.since is None
         left = self.away.leave(now)
         if left <= 0:
             self._end(self.away.reason(now))
             return
-        if "give up" in self.wire.timers:
-            return
-        logger.warning("%s; waiting for it for %g s", self.away.reason(now), left)
+        if is_new:
+            logger.warning("%s; waiting for it for %g s", self.away.reason(now), left)
         self.wire.timers.set("give up", left, self._give_up)
 
     def _give_up(self) -> None:
-        if self.reconnecting and not self.closed:
-            self._end(self.away.reason(time.monotonic()))
+        if self.reconnecting:
+            # Ends the session, unless this is another absence than the timer was set for.
+            self._connection_lost()
 
     def _welcomed(self, effect: Joined) -> None:
         """Take up the session: where it was, or with a controller that has lost its memory."""
@@ -298,9 +299,12 @@ class Session:
 
         Raises:
             ClientClosed: there is no time limit, and the session is closed.
+            TypeError: the time limit is no number.
         """
         if predicate():
             return True
+        if timeout_s is not None and not hasattr(timeout_s, "__float__"):
+            raise TypeError(f"timeout is a number of seconds, not {type(timeout_s).__name__}")
         if not self.closed and self.wire.wait_until(predicate, timeout_s):
             return True
         if timeout_s is None or timeout_s < 0:

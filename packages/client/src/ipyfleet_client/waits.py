@@ -116,9 +116,12 @@ class ClientWaits:
             EngineError: an engine was lost meanwhile, or the processes of ``rc.cluster`` have
                 ended.
             ClientClosed: the client was closed meanwhile.
+            TypeError: `n` or `timeout` is no number.
         """
         if n is None:
             n = getattr(self.cluster, "n", None) or 1
+        elif isinstance(n, bool) or not isinstance(n, int):
+            raise TypeError(f"n is a number of engines, not {type(n).__name__}")
         wait = _EngineWait(self.session, self.cluster, n)
         if not block:
             return wait.in_background(timeout)
@@ -227,6 +230,8 @@ def _wait_in_steps(
     show: Callable[[], None],
 ) -> bool:
     """Call `step` until it returns true or the time is up, and `show` after each."""
+    if timeout_s is not None and not hasattr(timeout_s, "__float__"):
+        raise TypeError(f"timeout is a number of seconds, not {type(timeout_s).__name__}")
     deadline = None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
     while True:
         left = step_s

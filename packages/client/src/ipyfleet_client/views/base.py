@@ -356,16 +356,21 @@ class View:
     def _pack_function(self, f: Any) -> PackedFunction:
         if isinstance(f, PrePickled):
             return f.function
-        if not callable(f) and not isinstance(f, Reference):
-            raise TypeError(
-                "what runs remotely must be callable, a Reference or a PrePickled, not "
-                f"{type(f).__name__}"
-            )
+        check_callable(f)
         return pack_function(f)
 
     def _new_work(self, total: int, method: str, name: str, **options: Any) -> Work:
         return Work(
             total, method=method, name=name, submitted=time.time(), label=self.label, **options
+        )
+
+
+def check_callable(f: Any) -> None:
+    """Raise TypeError if a thing cannot run remotely."""
+    if not callable(f) and not isinstance(f, Reference | PrePickled):
+        raise TypeError(
+            "what runs remotely must be callable, a Reference or a PrePickled, not "
+            f"{type(f).__name__}"
         )
 
 

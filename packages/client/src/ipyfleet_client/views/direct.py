@@ -285,10 +285,9 @@ class DirectView(View):
             label: a name for this work.
         """
         if not isinstance(names, str):
-            names = tuple(names)
+            names = tuple(names) if isinstance(names, Iterable) else (names,)
             for name in names:
-                if not isinstance(name, str):
-                    raise TypeError(f"pull() takes names (str), not {type(name).__name__}")
+                _check_name("pull", name)
         with self._labelled(label):
             return self._finish(self._apply(pull_names, (names,), {}, targets), block)
 
@@ -331,6 +330,7 @@ class DirectView(View):
         Returns:
             None if it blocks, else an `AsyncResult`.
         """
+        _check_name("scatter", key)
         engines, _ = self._resolve(targets)
         parts = partition(as_sequence(seq), len(engines), check_dist(dist))
         if flatten:
@@ -376,6 +376,7 @@ class DirectView(View):
         Returns:
             The sequence if it blocks, else an `AsyncMapResult`.
         """
+        _check_name("gather", key)
         engines, _ = self._resolve(targets)
         function = self._pack_function(pull_names)
         work = self._new_work(len(engines), "apply", "gather", targets=engines)
@@ -447,3 +448,8 @@ class DirectView(View):
         switch = getattr(serialize, name)
         switch()
         return self.apply_sync(switch)
+
+
+def _check_name(method: str, name: Any) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{method}() takes names (str), not {type(name).__name__}")
