@@ -1,7 +1,8 @@
 """%px in JupyterLab, as a user sees it: a notebook opened, run and interrupted in a browser.
 
 Needs Debian's ``chromium`` and ``chromium-driver`` (`make services`), and jupyterlab and selenium.
-A picture of the notebook is left in ``build/jupyterlab.png``.
+A picture of the notebook is left in ``build/jupyterlab.png``, one of widgets of engines in
+``build/jupyterlab-widgets.png``.
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ for second in range(60):
     print('second', second, flush=True)
     time.sleep(1)""",
     "%px print('alive')",
+    """%%px --targets 0,1
+import ipywidgets
+slider = ipywidgets.IntSlider(value=3)
+slider.observe(lambda change: print('moved to', change['new']), 'value')
+slider""",
+    "rc[:2].apply_sync(lambda: slider.value)",
+    "_ = rc[:2].execute('slider.value = 50')",
 ]
 
 pytestmark = [
@@ -184,7 +192,7 @@ class Page:
             const cells = document.querySelectorAll(".jp-Notebook .jp-CodeCell");
             if (cells.length <= arguments[0]) return "";
             const outputs = cells[arguments[0]].querySelectorAll(".jp-OutputArea-output");
-            return Array.from(outputs).map(output => output.innerText).join("\\n");
+            return Array.from(outputs).map(output => output.innerText.trimEnd()).join("\\n");
         """
         return str(self._browser.execute_script(script, cell))
 
@@ -195,6 +203,20 @@ class Page:
     def click(self, selector: str) -> None:
         """Click the first element."""
         self._browser.find_element(By.CSS_SELECTOR, selector).click()
+
+    def texts(self, selector: str) -> list[str]:
+        """The texts of the elements."""
+        return [e.text for e in self._browser.find_elements(By.CSS_SELECTOR, selector)]
+
+    def press(self, selector: str, position: int, key: str) -> None:
+        """Press a key on one of the elements."""
+        element = self._browser.find_elements(By.CSS_SELECTOR, selector)[position]
+        element.click()
+        element.send_keys(key)
+
+    def select(self, cell: int) -> None:
+        """Make a cell the one that runs next."""
+        self.click(f".jp-Notebook .jp-CodeCell:nth-of-type({cell + 1}) .cm-content")
 
     def run_next(self) -> None:
         """Press Shift+Enter."""
@@ -236,3 +258,16 @@ def test_notebook_in_jupyterlab(lab: str, browser: Any) -> None:
     page.run_next()
     page.wait_until(lambda: "[stdout:3] alive" in page.output(4), "the engines after it")
     page.take_picture(PICTURE)
+    page.run_next()
+    sliders = ".jp-CodeCell:nth-of-type(6) .widget-slider"
+    page.wait_until(lambda: page.count(sliders) == 2, "the sliders of two engines")
+    page.press(".jp-CodeCell:nth-of-type(6) .noUi-handle", 1, Keys.ARROW_RIGHT)
+    page.wait_until(lambda: "[stdout:1] moved to 4" in page.output(5), "what the observer prints")
+    assert "[stdout:0]" not in page.output(5)
+    page.select(6)
+    page.run_next()
+    page.wait_until(lambda: page.output(6) == "[3, 4]", "the values on the engines")
+    page.run_next()
+    values = ".jp-CodeCell:nth-of-type(6) .widget-readout"
+    page.wait_until(lambda: page.texts(values) == ["50", "50"], "the values that engines have set")
+    page.take_picture(PICTURE.with_name("jupyterlab-widgets.png"))
