@@ -55,19 +55,23 @@ class Hub:
 
 
 def told(out: list[Any]) -> list[sev.SchedulerEvent]:
+    """What the scheduler is told."""
     return [i.event for i in out if isinstance(i, ins.TellScheduler)]
 
 
 def kinds(out: list[Any]) -> set[type]:
+    """The kinds of what the scheduler is told."""
     return {type(event) for event in told(out)}
 
 
 def resumed(out: list[Any]) -> ins.ResumeLine:
+    """The one line that goes on."""
     [line] = [i for i in out if isinstance(i, ins.ResumeLine)]
     return line
 
 
 def closing(out: list[Any]) -> str:
+    """Why a peer is sent away."""
     [reason] = [
         i.message.reason for i in out if isinstance(i, ins.Send) and type(i.message) is m.Closing
     ]
