@@ -71,7 +71,8 @@ class Admission:
         constraint = constraint_of(options)
         if constraint is not ANYWHERE and is_hopeless(state, constraint):
             return [(run, no_engine_left(state, constraint, tasks))]
-        state.set_deadline(run, now)
+        if options.timeout_s:
+            state.set_deadline(run, now)
         if options.after is not None or options.follow is not None:
             impossible = self._dependencies.block(run, constraint)
             return [(run, impossible)] if impossible is not None else []

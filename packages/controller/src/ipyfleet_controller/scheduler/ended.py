@@ -45,18 +45,23 @@ class _Columns:
     def __len__(self) -> int:
         return len(self.firsts)
 
-    def add(self, first: int, end: int, state: State, engine: EngineId) -> int:
+    def add(self, first: int, end: int, state: int, engine: int) -> int:
         """Add a run; return by how many there are more now, 1 or 0."""
-        at = bisect_left(self.firsts, first)
+        firsts = self.firsts
+        at = len(firsts)
+        if at and firsts[-1] > first:
+            at = bisect_left(firsts, first)
+        before = at - 1
         if (
             at
-            and self.states[at - 1] == state
-            and self.engines[at - 1] == engine
-            and self.firsts[at - 1] + self.counts[at - 1] == first
+            and self.states[before] == state
+            and self.engines[before] == engine
+            and firsts[before] + self.counts[before] == first
         ):
-            self.counts[at - 1] += end - first
+            self.counts[before] += end - first
             return 0
-        self.firsts.insert(at, first)
+        # Tasks end nearly in order, so little has to be moved.
+        firsts.insert(at, first)
         self.counts.insert(at, end - first)
         self.states.insert(at, state)
         self.engines.insert(at, engine)
@@ -89,15 +94,26 @@ class EndedTasks:
         self._clients: OrderedDict[PeerId, _Columns] = OrderedDict()
         self.n_runs = 0
 
-    def note(self, group: TaskGroup) -> None:
-        """Remember a group that has ended."""
+    def note(self, group: TaskGroup, engine: EngineId | None = None) -> None:
+        """Remember a group that has ended.
+
+        Args:
+            group: which.
+            engine: where all of its tasks ended; None where the group knows of each.
+        """
         columns = self._clients.get(group.client)
         if columns is None:
             columns = self._clients[group.client] = _Columns()
         elif len(self._clients) > 1:
             self._clients.move_to_end(group.client)
-        for first, end, state, engine in runs_of(group, 0, group.count):
-            self.n_runs += columns.add(first, end, state, engine)
+        states, count = group.states, group.count
+        if engine is not None and (count == 1 or states.count(states[0]) == count):
+            self.n_runs += columns.add(group.first, group.first + count, states[0], engine)
+        else:
+            if engine is not None and engine != NOWHERE:
+                group.note_place(0, count, engine)
+            for first, end, state, place in runs_of(group, 0, count):
+                self.n_runs += columns.add(first, end, state, place)
         if self.n_runs > self._max_runs:
             self._forget()
 

@@ -123,7 +123,7 @@ class TaskGroup:
         self.blocked: Blocked | None = None
         self.watches: Watches | None = None
         # Start, stop and engine of tasks that ended there, one triple for each message of results.
-        self._places = array("i")
+        self._places: array[int] | None = None
 
     def __repr__(self) -> str:
         return f"<TaskGroup {self.client.hex()[:8]} {self.first}+{self.count}>"
@@ -188,11 +188,17 @@ class TaskGroup:
 
     def note_place(self, start: int, stop: int, engine: int) -> None:
         """Note that tasks ``start … stop-1`` ended at an engine."""
-        self._places.extend((start, stop, engine))
+        places = self._places
+        if places is None:
+            places = self._places = array("i")
+        places.append(start)
+        places.append(stop)
+        places.append(engine)
 
     def places(self) -> Iterable[tuple[int, int, int]]:
         """Return start, stop and engine of the tasks that ended at an engine."""
-        return zip(self._places[::3], self._places[1::3], self._places[2::3], strict=True)
+        places = self._places or ()
+        return zip(places[::3], places[1::3], places[2::3], strict=True)
 
     def _require(self, start: int, stop: int, source: State) -> None:
         if self.states.count(source, start, stop) != stop - start or start >= stop:

@@ -42,17 +42,19 @@ class Lane:
         """Return the run with the lowest sequence number."""
         return self._runs[self._front]
 
-    def push(self, run: Run) -> None:
-        """Put a run in its place."""
+    def push(self, run: Run) -> bool:
+        """Put a run in its place; return whether the first task is another one now."""
         self.n_tasks += run.stop - run.start
-        first, firsts, runs, front = run.first_seq, self._firsts, self._runs, self._front
+        firsts, runs, front = self._firsts, self._runs, self._front
+        first = run.group.first + run.start
         if front == len(firsts) or first > firsts[-1]:
-            if front == len(firsts) or not _continues(runs[-1], run):
+            is_first = front == len(firsts)
+            if not is_first and runs[-1].group is run.group and _continues(runs[-1], run):
+                runs[-1].stop = run.stop
+            else:
                 firsts.append(first)
                 runs.append(run)
-            else:
-                runs[-1].stop = run.stop
-            return
+            return is_first
         at = bisect_left(firsts, first, front)
         # Without merging, recalls would chop groups into crumbs.
         if _continues(run, runs[at]):
@@ -66,6 +68,7 @@ class Lane:
         else:
             firsts.insert(at, first)
             runs.insert(at, run)
+        return at == front
 
     def take(self, count: int) -> Run:
         """Take up to `count` tasks from the front of the first run."""
@@ -79,7 +82,7 @@ class Lane:
                 self._front = 0
             self.n_tasks -= size
             return head
-        taken = head.part(head.start, head.start + count)
+        taken = Run(head.group, head.start, head.start + count, head.attempt, head.deadline)
         head.start += count
         self._firsts[front] += count
         self.n_tasks -= count

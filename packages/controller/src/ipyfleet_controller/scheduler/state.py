@@ -163,7 +163,8 @@ class SchedulerState:
             start, stop: which of its tasks.
             engine: where they ended; `NOWHERE` for those that ended without an engine's word.
         """
-        if engine != NOWHERE:
+        is_whole = stop - start == group.count
+        if not is_whole and engine != NOWHERE:
             group.note_place(start, stop, engine)
         if group.watches is not None:
             told = group.watches.tell(group.client, group.first, group.states, start, stop, engine)
@@ -173,7 +174,7 @@ class SchedulerState:
             return
         if group.function is not None:
             self.functions.release(group.function)
-        self.ended.note(group)
+        self.ended.note(group, engine if is_whole else None)
         self.groups[group.client].note_done()
 
     def note_endings(self, endings: list[tuple[Run, ErrorInfo]], source: State, now: float) -> None:

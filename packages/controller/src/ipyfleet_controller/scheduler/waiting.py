@@ -96,9 +96,10 @@ class WaitingTasks:
 
     def push(self, run: Run, constraint: Constraint) -> None:
         """Let a run wait."""
-        lanes = self._clients.get(run.group.client)
+        client = run.group.client
+        lanes = self._clients.get(client)
         if lanes is None:
-            lanes = self._clients[run.group.client] = _ClientLanes()
+            lanes = self._clients[client] = _ClientLanes()
         count = run.stop - run.start
         self.n_tasks += count
         lane = lanes.all.get(constraint)
@@ -110,8 +111,7 @@ class WaitingTasks:
             else:
                 lane.is_dormant = True
         else:
-            lane.push(run)
-            if not lane.is_dormant:
+            if lane.push(run) and not lane.is_dormant:
                 lanes.update(lane)
         if lane.is_dormant:
             self.n_dormant += count
