@@ -112,7 +112,7 @@ def test_killed_owner_leaves_nothing(tmp_path: Path, when: str):
 def test_killed_controller_is_cleaned_up_after(tmp_path: Path):
     """When the controller was killed, engines end by themselves, and stopping removes its files."""
     profile = tmp_path / "profile"
-    cluster = ipf.Cluster(n=2, profile_dir=str(profile))
+    cluster = ipf.Cluster(n=2, profile_dir=str(profile), restart_controller=False)
     cluster.start_cluster_sync()
     agent = cluster.engine_set
     assert agent is not None
@@ -127,7 +127,7 @@ def test_killed_controller_is_cleaned_up_after(tmp_path: Path):
 def test_next_start_replaces_what_a_killed_cluster_left(tmp_path: Path):
     """After everything was killed, the same cluster id can be started again, and works."""
     profile = tmp_path / "profile"
-    first = ipf.Cluster(n=1, profile_dir=str(profile), cluster_id="c")
+    first = ipf.Cluster(n=1, profile_dir=str(profile), cluster_id="c", restart_controller=False)
     first.start_cluster_sync()
     for launcher in (first.engine_set, first.controller):
         assert launcher is not None

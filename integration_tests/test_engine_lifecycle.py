@@ -394,7 +394,9 @@ def test_killed_controller(
     cluster_factory: ClusterFactory, mode: list[str], assert_nothing_is_left: Any
 ) -> None:
     """Agent and engines wait for it as long as they are told, then end and clean up."""
-    cluster = cluster_factory(n=2, engine_args=[*mode, "--controller-timeout=0.5"])
+    cluster = cluster_factory(
+        n=2, engine_args=[*mode, "--controller-timeout=0.5"], restart_controller=False
+    )
     assert cluster.engine_set is not None and cluster.controller is not None
     with cluster.connect_client_sync() as rc:
         processes = _occupy(rc)
@@ -459,8 +461,10 @@ def test_killed_ipcluster(tmp_path: Path, mode: list[str], assert_nothing_is_lef
 
 @contextlib.contextmanager
 def running_controller(folder: Path, *flags: str) -> Iterator[ipf.Cluster]:
-    """Start a cluster that has no engines."""
-    cluster = ipf.Cluster(profile_dir=str(folder / "profile"), controller_args=list(flags))
+    """Start a cluster that has no engines; nobody starts its controller again."""
+    cluster = ipf.Cluster(
+        profile_dir=str(folder / "profile"), controller_args=list(flags), restart_controller=False
+    )
     cluster.start_controller_sync()
     try:
         yield cluster

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipyfleet_client.away import LOCAL_PATIENCE_S, TCP_PATIENCE_S, Away
+from ipyfleet_client.away import DYING_S, LOCAL_PATIENCE_S, TCP_PATIENCE_S, Away
 from ipyfleet_protocol.connection import new_connection_info, new_instance
 
 
@@ -28,6 +28,8 @@ def make(limit_s=None, *, dead=False, over_tcp=False, recover_s=0.0):
         ({"over_tcp": True, "recover_s": 90.0}, 90.0),
         ({"dead": True, "limit_s": 7.0, "recover_s": 30.0}, 7.0),
         ({"over_tcp": True, "limit_s": 0.0}, 0.0),
+        ({"dead": True, "limit_s": 0.0}, 0.0),
+        ({"limit_s": 0.0}, DYING_S),
     ],
 )
 def test_patience(options, seconds):

@@ -139,6 +139,21 @@ def test_stale_file_is_recognised(controller, directory):
     assert time.monotonic() - started < 1
 
 
+def test_file_of_a_controller_that_is_started_again(controller, directory):
+    """A new client waits a little for a controller that died and may come back; then it is stale."""
+    path = directory / "client.json"
+    dead = controller.info
+    dead.pid_start, dead.recover_s = 1.0, 30.0
+    save_connection_file(path, dead)
+    with pytest.raises(ConnectionFileStale):
+        Client(path, timeout=0.1)
+    back = threading.Timer(0.2, save_connection_file, (path, controller.info))
+    back.start()
+    with Client(path, timeout=5) as rc:
+        assert rc.ids == [0, 1]
+    back.join()
+
+
 def test_file_of_another_version(controller, directory):
     """A file of another protocol version names both sides."""
     info = controller.info

@@ -132,7 +132,7 @@ def test_stop_all(make_cluster: MakeCluster):
 
 def test_stop_of_a_dead_cluster(make_cluster: MakeCluster):
     """Stopping a cluster whose processes were killed cleans up after it and exits with 11."""
-    cluster = make_cluster(n=1, cluster_id="c")
+    cluster = make_cluster(n=1, cluster_id="c", restart_controller=False)
     cluster.start_cluster_sync()
     for launcher in (cluster.controller, cluster.engine_set):
         assert launcher is not None

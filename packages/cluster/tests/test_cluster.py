@@ -148,7 +148,7 @@ def test_found_through_its_file(make_cluster: MakeCluster):
 
 def test_files_of_a_killed_controller_are_replaced(make_cluster: MakeCluster):
     """What a killed controller left does not keep the next one from starting."""
-    first = make_cluster(n=1, cluster_id="c")
+    first = make_cluster(n=1, cluster_id="c", restart_controller=False)
     first.start_cluster_sync()
     controller = first.controller
     assert controller is not None
@@ -175,7 +175,7 @@ def test_unusable_connection_file_is_not_taken_for_the_new_one(make_cluster: Mak
 
 def test_leftovers_of_other_ids_are_removed_at_the_next_start(make_cluster: MakeCluster):
     """What a killed cluster left under its generated id is removed by any start in the profile."""
-    first = make_cluster(n=1, cluster_id="old")
+    first = make_cluster(n=1, cluster_id="old", restart_controller=False)
     first.start_cluster_sync()
     for launcher in (first.controller, *first.engines.values()):
         assert launcher is not None
@@ -291,6 +291,7 @@ def test_arguments_reach_the_processes(make_cluster: MakeCluster, tmp_path: Path
         "--log-level=DEBUG",
         "--ip=10.0.0.5",
         "--location=head",
+        "--recover=30",
         "--hwm=1",
     ]
     engine = cluster.engines["1"].command()

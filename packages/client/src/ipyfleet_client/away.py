@@ -15,6 +15,9 @@ TCP_PATIENCE_S = 60.0
 LOCAL_PATIENCE_S = 5.0
 """On one host a connection breaks because the controller dies, which may be seen a little later."""
 
+DYING_S = 0.5
+"""Within this a process whose sockets are gone is gone, too: then that can be said."""
+
 
 class Away:
     """The absence of a controller.
@@ -52,7 +55,8 @@ class Away:
 
     def _limit(self) -> float:
         if self._limit_s is not None:
-            return self._limit_s
+            is_dying = not self.died and not self.over_tcp
+            return max(self._limit_s, DYING_S) if is_dying else self._limit_s
         if self.over_tcp:
             return max(self._info.recover_s, TCP_PATIENCE_S)
         return self._info.recover_s if self.died else max(self._info.recover_s, LOCAL_PATIENCE_S)

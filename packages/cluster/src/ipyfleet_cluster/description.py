@@ -68,7 +68,7 @@ class ClusterDescription(LoggingConfigurable):
         config=True
     )
     restart_controller = Bool(
-        False,
+        True,
         help="Start a controller that died again; engines and clients go on where they were.",
     ).tag(config=True)
     recover_time = Float(
