@@ -28,7 +28,7 @@ from ipyfleet_protocol.connection import (
     save_connection_file,
 )
 from ipyfleet_protocol.hosts import host_id
-from ipyfleet_protocol.ids import Channel, PeerId, routing_id, split_routing_id
+from ipyfleet_protocol.ids import Channel, PeerId, split_routing_id
 from ipyfleet_protocol.reliable import SESSION_MESSAGES, Sent
 from ipyfleet_protocol.reliable import Received as ReceivedCount
 from ipyfleet_protocol.serialize import pack_call, pack_function, unpack
@@ -97,6 +97,7 @@ class FakeController:
         self.engines: dict[PeerId, int] = {}
         self.hellos: dict[PeerId, m.Hello] = {}
         self.inbox: list[Received] = []
+        self.addresses: dict[tuple[PeerId, Channel], bytes] = {}
         self.ended: dict[int, Ended] = {}
         self.outputs: dict[int, list[tuple[m.OutputItem, list[bytes]]]] = {}
         self.exited: list[m.EngineExited] = []
@@ -170,7 +171,7 @@ class FakeController:
             welcome.incarnation, welcome.received = self.incarnation, got.count
             self.send(peer, channel, welcome)
         for frames in sent.unacknowledged(received):
-            self.router.send_multipart([routing_id(peer, channel), *frames])
+            self.router.send_multipart([self.addresses[peer, channel], *frames])
 
     # -- processes ----------------------------------------------------------------------------
 
@@ -207,6 +208,7 @@ class FakeController:
             # What is read of a connection after the next one of the same name has come.
             assert self.incarnation
             return True
+        self.addresses[found] = identity
         received = Received(*found, decode(header), frames)
         if self._count(received):
             self.inbox.append(received)
@@ -291,9 +293,9 @@ class FakeController:
             if (peer, channel) in self.attached:
                 # A connection that has just broken: it is sent when the peer has greeted.
                 with contextlib.suppress(zmq.ZMQError):
-                    self.router.send_multipart([routing_id(peer, channel), *parts])
+                    self.router.send_multipart([self.addresses[peer, channel], *parts])
             return
-        self.router.send_multipart([routing_id(peer, channel), *parts])
+        self.router.send_multipart([self.addresses[peer, channel], *parts])
 
     def wait_engines(self, count: int = 1, timeout_s: float = TIMEOUT_S) -> list[PeerId]:
         self.until(lambda: len(self.engines) >= count, timeout_s)

@@ -547,10 +547,8 @@ def test_sigint_interrupts_the_running_task_only(shared: Any, wait: Any) -> None
 
 def test_malformed_messages_are_dropped(shared: Any) -> None:
     """Rubbish on either channel disturbs nothing."""
-    from ipyfleet_protocol.ids import routing_id
-
     for channel in (Channel.TASK, Channel.CONTROL):
-        shared.router.send_multipart([routing_id(shared.engine, channel), b"\xc1rubbish"])
+        shared.router.send_multipart([shared.addresses[shared.engine, channel], b"\xc1rubbish"])
         shared.send(shared.engine, channel, m.Probe())
     assert shared.apply(shared.engine, abs, -1).value == 1
 

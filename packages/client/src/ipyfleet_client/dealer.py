@@ -15,7 +15,7 @@ from typing import TypeAlias
 import zmq
 
 from ipyfleet_protocol.connection import ConnectionInfo
-from ipyfleet_protocol.ids import Channel, PeerId, routing_id
+from ipyfleet_protocol.ids import Channel, PeerId, new_secret, socket_identity
 from ipyfleet_protocol.tunnel import Tunnel
 
 CONNECT_TIMEOUT_MS = 3000
@@ -90,12 +90,13 @@ def make_connect(
         peer: this client.
         tunnel: what `url` is the near end of; it is started again when it has ended.
     """
+    identity = socket_identity(peer, Channel.CLIENT, new_secret())
     is_remote = url.startswith("tcp://") or tunnel is not None
     is_encrypted = url.startswith("tcp://") if tunnel is None else tunnel.encrypted
 
     def connect() -> Dealer:
         socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.IDENTITY, routing_id(peer, Channel.CLIENT))
+        socket.setsockopt(zmq.IDENTITY, identity)
         socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         # What we are sent is bounded by what we ask for; the controller must never have to wait.

@@ -43,6 +43,9 @@ FLUSH_ENTRIES = 256
 FLUSH_BYTES = 1 << 20
 """The same for bytes of results."""
 
+MAX_OPEN = 1024
+"""Questions of one client that may be unanswered."""
+
 NOTE_BYTES = 500
 """What a note takes besides its frames."""
 
@@ -74,6 +77,7 @@ class Desk:
         self._noted: list[_NotedGroup | _NotedResults] = []
         self._noted_bytes = 0
         self.rate = Rate()
+        self._open: dict[PeerId, int] = {}
         self.measure: Callable[[], dict[str, Any]] = dict
 
     @property
@@ -120,6 +124,10 @@ class Desk:
         self.flush()
         self._keeper.ask(lambda database: None, lambda found: call())
 
+    def has_room_for(self, client: PeerId) -> bool:
+        """Whether a client may ask one more question before it has the answers to others."""
+        return self._open.get(client, 0) < MAX_OPEN
+
     def answer(
         self,
         request: int,
@@ -133,8 +141,12 @@ class Desk:
 
         Whoever runs the loop calls `RecordKeeper.deliver`.
         """
+        self._open[client] = self._open.get(client, 0) + 1
 
         def reply(found: _Packed | Exception) -> None:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
             if isinstance(found, Exception):
                 send(m.Reply(request, error=_refusal(found)), [])
             else:
@@ -218,7 +230,7 @@ class Desk:
     def _find_records(self, question: m.FindRecords) -> _Work:
         try:
             query = msgspec.msgpack.decode(question.query)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise QueryError(f"a query that cannot be read: {error}") from None
         return lambda database: (database.find(query, question.keys), [])
 

@@ -47,6 +47,9 @@ JOURNAL = "peers.journal"
 SEND_QUEUE = 1024
 """Messages that the socket keeps for a peer that does not read; the rest waits in the outbox."""
 
+RECEIVE_QUEUE = 512
+"""Messages of a peer that the socket takes in before the loop has read them."""
+
 LINGER_MS = 500
 """How long what was sent last may take to leave after the end."""
 
@@ -136,7 +139,8 @@ class ControllerSite:
         router.router_handover = True
         router.linger = LINGER_MS
         router.sndhwm = SEND_QUEUE
-        router.rcvhwm = 0
+        # A peer that sends faster than it is served waits; nothing is dropped.
+        router.rcvhwm = RECEIVE_QUEUE
         try:
             make_private_dir(self._runtime_dir)
             # Two on this host, so that a client may be suspended for a while and an engine not:

@@ -11,6 +11,7 @@ scheduler lets it hold. What must not: decisions about what to send.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,9 @@ OUTPUT_MAX_BYTES = 16 << 20
 
 WAITING_MAX_BYTES = 512 << 20
 """Bytes kept for a client above which the controller parts with it."""
+
+MAX_ADDRESSES = 8192
+"""Addresses that are remembered of peers that have not joined."""
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _MORE = int(zmq.SNDMORE | zmq.DONTWAIT)
@@ -66,6 +70,8 @@ class Outbox:
         self._socket = socket
         self._backlogs: dict[RoutingId, Backlog] = {}
         self._lines: dict[RoutingId, Line] = {}
+        # Of the name of a channel, the identity that its socket has; the oldest first.
+        self._addresses: dict[RoutingId, bytes] = {}
         self.max_bytes = WAITING_MAX_BYTES
         self.unreachable: list[RoutingId] = []
         self.overflowing: set[RoutingId] = set()
@@ -86,6 +92,28 @@ class Outbox:
     def kept_bytes(self) -> int:
         """Bytes that peers have not acknowledged, of all peers."""
         return sum(line.sent.n_bytes for line in self._lines.values())
+
+    # -- addresses ----------------------------------------------------------------------------
+
+    def address(self, name: RoutingId) -> bytes | None:
+        """Return the identity that the socket of a channel came with last."""
+        return self._addresses.get(name)
+
+    def note_address(self, name: RoutingId, identity: bytes) -> None:
+        """From now on what is for a channel goes to a socket's identity."""
+        self._addresses.pop(name, None)
+        self._addresses[name] = identity
+        if len(self._addresses) - len(self._lines) > MAX_ADDRESSES:
+            for known in [known for known in self._addresses if known not in self._lines]:
+                del self._addresses[known]
+                if len(self._addresses) - len(self._lines) <= MAX_ADDRESSES // 2:
+                    break
+
+    def turn_away(self, identity: bytes, header: Frame) -> None:
+        """Send a refusal to a socket, if it has room."""
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.send(identity, _MORE)
+            self._socket.send(header, _DONTWAIT)
 
     # -- lines --------------------------------------------------------------------------------
 
@@ -147,9 +175,14 @@ class Outbox:
         if sent.n_bytes > self.max_bytes and channel is Channel.CLIENT and len(sent) > 1:
             self.overflowing.add(identity)
 
-    def post(self, peer: PeerId, channel: Channel, header: Frame) -> None:
-        """Send a message of the session itself, which is neither counted nor kept."""
-        self._post(routing_id(peer, channel), (header,))
+    def post(self, peer: PeerId, channel: Channel, header: Frame, *, if_room: bool = False) -> None:
+        """Send a message of the session itself, which is neither counted nor kept.
+
+        With `if_room` it is dropped if others wait for the peer already.
+        """
+        identity = routing_id(peer, channel)
+        if not if_room or identity not in self._backlogs:
+            self._post(identity, (header,))
 
     def send_output(
         self, peer: PeerId, message: Output, header: Frame, frames: Sequence[Frame]
@@ -202,7 +235,7 @@ class Outbox:
         send = self._socket.send
         try:
             # Only the first part can fail: it chooses the pipe, and that takes whole messages.
-            send(identity, _MORE)
+            send(self._addresses.get(identity, identity), _MORE)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:

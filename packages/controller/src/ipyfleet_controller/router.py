@@ -37,7 +37,7 @@ from ipyfleet_protocol.ids import Channel, PeerId, routing_id, split_routing_id
 from ipyfleet_protocol.reliable import SESSION_MESSAGES
 from ipyfleet_protocol.table import SENDERS
 
-from .desk import Desk
+from .desk import MAX_OPEN, Desk
 from .hub import events as hev
 from .hub import instructions as hins
 from .hub.core import HubCore
@@ -50,6 +50,7 @@ from .processes import ProcessWatch
 from .scheduler import events as sev
 from .scheduler import instructions as sins
 from .scheduler.core import SchedulerCore
+from .scheduler.endings import own_error
 from .scheduler.group import IllegalTransition
 from .sessions import Sessions
 from .watching import ResultWatches
@@ -92,6 +93,7 @@ class Router:
         n_received: messages so far.
         n_malformed: those that made no sense and were dropped.
         n_refused: those that their sender may not send, or not yet.
+        n_bugs: those that we could not deal with and should have.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Router:
         self.n_received = 0
         self.n_malformed = 0
         self.n_refused = 0
+        self.n_bugs = 0
         self._started = time.monotonic()
         desk.measure = self.statistics
 
@@ -150,6 +153,7 @@ class Router:
                 "sent": self._outbox.n_sent,
                 "malformed": self.n_malformed,
                 "refused": self.n_refused,
+                "bugs": self.n_bugs,
             },
             "bytes": {
                 "unsent": self._outbox.waiting_bytes,
@@ -237,7 +241,12 @@ class Router:
                 self.n_malformed += 1
                 log.debug("dropped a malformed message: %s", error)
             except IllegalTransition:
+                self.n_bugs += 1
                 log.exception("a bug in the scheduler; the event that led to it is dropped")
+            except Exception:
+                # One message must not end everybody's work, whatever is wrong with us.
+                self.n_bugs += 1
+                log.exception("a bug; the message that led to it is dropped")
 
     def _receive_parts(self) -> list[Frame]:
         """Return the parts of a message that is there: identity, header, payload."""
@@ -315,9 +324,20 @@ class Router:
         peer, channel = name
         key_role = self._key_role(self._key_part) if self._key_part is not None else None
         header, payload = parts[1], parts[2:]
+        identity, address = routing_id(peer, channel), cast("bytes", parts[0])
         role = self._hub.role_of(peer, channel)
+        # Before anything is counted: it may have taken the name of a peer that is here.
+        if key_role is not None and key_role != _key_wanted(channel):
+            self._turn_away(address, f"this channel needs the key of a {_key_wanted(channel)}")
+            return
+        known = self._outbox.address(identity)
+        if known != address:
+            if known is not None and role is not None and self._outbox.line(identity) is not None:
+                self._turn_away(address, "a peer with this id is here, and it is not you")
+                return
+            self._outbox.note_address(identity, address)
         # Until it has said Hello, nobody counts what a peer sends.
-        line = self._line = self._outbox.line(cast("bytes", parts[0])) if role else None
+        line = self._line = self._outbox.line(identity) if role else None
         try:
             message = decode(header)
         except ProtocolError:
@@ -337,12 +357,7 @@ class Router:
         elif role not in SENDERS[kind]:
             refused = m.Refused(f"{kind.__name__} is not a message for an {role} to send")
             self.n_refused += 1
-            self._outbox.post(peer, channel, encode(refused))
-            return
-        if key_role is not None and key_role != _key_wanted(channel):
-            self.n_refused += 1
-            reason = f"this channel needs the key of a {_key_wanted(channel)}"
-            self._perform_hub(self._hub.refuse(peer, channel, reason))
+            self._outbox.post(peer, channel, encode(refused), if_room=True)
             return
         self._received = (header, payload)
         take = self._TAKERS.get(kind)
@@ -350,6 +365,11 @@ class Router:
             take(self, peer, message, payload)
         else:
             self._feed_hub(hev.MessageEvent(peer, channel, message, key_role))
+
+    def _turn_away(self, address: bytes, reason: str) -> None:
+        """Refuse what came from a socket that must not have the name that it has."""
+        self.n_refused += 1
+        self._outbox.turn_away(address, encode(m.Refused(reason)))
 
     @staticmethod
     def _key_role(frame: zmq.Frame) -> str | None:
@@ -426,8 +446,13 @@ class Router:
             log.info("refused %s: %s", what.peer.hex()[:8], what.message.reason)
         elif isinstance(what.message, m.Welcome):
             self._log_welcome(what.peer, what.message)
-        send = self._outbox.post if type(what.message) in SESSION_MESSAGES else self._outbox.send
-        send(what.peer, what.channel, encode(what.message))
+        header = encode(what.message)
+        if type(what.message) in SESSION_MESSAGES:
+            # A stranger that asks for refusals and does not read them must not fill the memory.
+            is_refusal = isinstance(what.message, m.Refused)
+            self._outbox.post(what.peer, what.channel, header, if_room=is_refusal)
+        else:
+            self._outbox.send(what.peer, what.channel, header)
 
     def _do_open(self, what: hins.OpenLines) -> None:
         self._outbox.open(what.peer, what.channels, broken=what.broken)
@@ -490,17 +515,23 @@ class Router:
             self._watches.add(what.client, what.request, what.question.msg_ids)
             what.question = m.FetchResults(what.question.msg_ids)
         client = what.client
+        send = partial(self._send_reply, client)
+        if self._desk.has_room_for(client):
+            self._desk.answer(what.request, what.question, send, client)
+        else:
+            error = own_error("KernelError", f"over {MAX_OPEN} questions are unanswered; wait")
+            send(m.Reply(what.request, error=error), ())
 
-        def send(reply: m.Reply, frames: Sequence[Frame]) -> None:
-            if client in self._hub.registry.peers:
-                self._outbox.send(client, Channel.CLIENT, encode(reply), frames)
-
-        self._desk.answer(what.request, what.question, send, client)
+    def _send_reply(self, client: PeerId, reply: m.Reply, frames: Sequence[Frame]) -> None:
+        if client in self._hub.registry.peers:
+            self._outbox.send(client, Channel.CLIENT, encode(reply), frames)
 
     def _tell_watchers(self) -> None:
         due, self._watches.due = self._watches.due, {}
         for (client, request), msg_ids in due.items():
-            self._do_answer(hins.AnswerQuestion(client, request, m.FetchResults(msg_ids)))
+            if client in self._hub.registry.peers:
+                send = partial(self._send_reply, client)
+                self._desk.answer(request, m.FetchResults(msg_ids), send)
 
     def _do_forget(self, what: hins.ForgetPeer) -> None:
         self._outbox.forget(what.peer)

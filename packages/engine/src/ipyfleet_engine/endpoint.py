@@ -15,7 +15,7 @@ import zmq
 
 from ipyfleet_protocol.connection import ConnectionInfo, pick_url
 from ipyfleet_protocol.hosts import host_id
-from ipyfleet_protocol.ids import Channel, PeerId, routing_id
+from ipyfleet_protocol.ids import Channel, PeerId, new_secret, socket_identity
 from ipyfleet_protocol.messages import PROTOCOL_VERSION, Attach, Hello, Role
 from ipyfleet_protocol.versions import package_versions, python_version
 
@@ -43,6 +43,7 @@ class Endpoint(NamedTuple):
         wanted_id: for an engine: the engine id that it asks for, or -1.
         heartbeat_s: silence after which the other end is taken for dead; 0 for never.
         resources: for an engine: what it has.
+        secret: part of the sockets' identities, so that nobody else can take them over.
     """
 
     url: str
@@ -55,6 +56,7 @@ class Endpoint(NamedTuple):
     wanted_id: int = -1
     heartbeat_s: float = 0.0
     resources: Mapping[str, float] = MappingProxyType({})
+    secret: bytes = b""
 
     def hello(self, incarnation: bytes = b"", received: int = 0) -> Hello:
         """Return the first message of this peer; for the arguments see `Hello`."""
@@ -83,7 +85,7 @@ class Endpoint(NamedTuple):
     def make_socket(self, context: zmq.Context[Any], channel: Channel) -> zmq.Socket[bytes]:
         """Return a DEALER for one channel of this peer, to be connected to `url`."""
         socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.IDENTITY, routing_id(self.peer, channel))
+        socket.setsockopt(zmq.IDENTITY, socket_identity(self.peer, channel, self.secret))
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_IVL_MS)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
@@ -139,4 +141,5 @@ def make_endpoint(
         wanted_id,
         info.heartbeat_s,
         resources,
+        new_secret(),
     )

@@ -6,7 +6,9 @@ is the one door to the system's randomness).
 
 A **peer** (client, agent, engine) chooses its `PeerId`, 16 random bytes, once and keeps it across
 reconnects. It talks to the controller's one ROUTER through one or more **channels**, each a DEALER
-of its own whose `RoutingId` is the peer id followed by one byte that names the channel. An
+of its own whose `RoutingId` is the peer id followed by one byte that names the channel. The
+identity that its sockets have is that and a secret: a ROUTER hands a connection over to whoever
+comes with the same identity, and peers' ids are known to others (they are part of msg_ids). An
 **engine id** is the small integer that users see. A **task** is `(client's PeerId, seq)`; its
 public ``msg_id`` is a string made of both on demand.
 """
@@ -27,9 +29,10 @@ Digest = NewType("Digest", bytes)
 """16 bytes that name a pickled function by content."""
 
 RoutingId = NewType("RoutingId", bytes)
-"""17 bytes: a peer id and the byte of one of its channels; the identity of a DEALER socket."""
+"""17 bytes: a peer id and the byte of one of its channels; names the channel everywhere."""
 
 PEER_ID_BYTES = 16
+SECRET_BYTES = 16
 NO_PEER = PeerId(b"\0" * PEER_ID_BYTES)
 
 
@@ -53,14 +56,26 @@ def new_peer_id() -> PeerId:
     return PeerId(os.urandom(PEER_ID_BYTES))
 
 
+def new_secret() -> bytes:
+    """Return what a peer's sockets have behind their name: `SECRET_BYTES` random bytes."""
+    return os.urandom(SECRET_BYTES)
+
+
 def routing_id(peer: PeerId, channel: Channel) -> RoutingId:
-    """Return the socket identity of one channel of a peer."""
+    """Return the name of one channel of a peer."""
     return RoutingId(peer + bytes((channel,)))
 
 
+def socket_identity(peer: PeerId, channel: Channel, secret: bytes) -> bytes:
+    """Return the identity of the socket of one channel of a peer."""
+    return routing_id(peer, channel) + secret
+
+
 def split_routing_id(identity: bytes) -> tuple[PeerId, Channel] | None:
-    """Return the peer and the channel of a socket identity, or None if it is not one of ours."""
-    if len(identity) != PEER_ID_BYTES + 1:
+    """Return the peer and the channel of a socket's identity, with a secret or without; None if it
+    is not one of ours.
+    """
+    if len(identity) not in (PEER_ID_BYTES + 1, PEER_ID_BYTES + 1 + SECRET_BYTES):
         return None
     try:
         return PeerId(identity[:PEER_ID_BYTES]), Channel(identity[PEER_ID_BYTES])

@@ -27,7 +27,7 @@ from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import decode, encode, split
 from ipyfleet_protocol.columns import Frame, PayloadWriter, float64_column
 from ipyfleet_protocol.connection import ConnectionInfo, pick_url
-from ipyfleet_protocol.ids import Channel, PeerId, new_peer_id, routing_id
+from ipyfleet_protocol.ids import Channel, PeerId, new_peer_id, new_secret, socket_identity
 from ipyfleet_protocol.reliable import SESSION_MESSAGES, Received
 from ipyfleet_protocol.versions import python_version
 
@@ -46,10 +46,14 @@ class SimulatedPeer:
     role: m.Role = "client"
     channels: tuple[Channel, ...] = (Channel.CLIENT,)
 
-    def __init__(self, peers: SimulatedPeers, peer: PeerId | None = None) -> None:
+    def __init__(
+        self, peers: SimulatedPeers, peer: PeerId | None = None, secret: bytes | None = None
+    ) -> None:
         self.peer = peer or new_peer_id()
+        self.secret = new_secret() if secret is None else secret
         self.is_welcome = False
         self.refused = ""
+        self.incarnation = b""
         self.instance = peers.instance
         self._peers = peers
         self._sockets = {channel: peers.connect(self, channel) for channel in self.channels}
@@ -74,9 +78,23 @@ class SimulatedPeer:
 
     def send(self, channel: Channel, message: m.Message, *frames: Frame) -> None:
         """Send a message over one of its channels."""
+        self.send_raw(channel, [encode(message), *frames])
+
+    def send_raw(self, channel: Channel, frames: Sequence[Frame]) -> None:
+        """Send frames, whatever they are, over one of its channels."""
         socket = self._sockets[channel]
-        socket.send_multipart([encode(message), *frames], copy=True)
+        socket.send_multipart(frames, copy=True)
         self._peers.look_again(socket)
+
+    def join(self) -> None:
+        """Say hello."""
+        self.send(self.channels[0], self.hello())
+
+    def come_back(self, channel: Channel) -> None:
+        """Say hello again after a break."""
+        self.is_welcome = False
+        received = self._received[channel].told()
+        self.send(channel, self.hello(incarnation=self.incarnation, received=received))
 
     def take(self, channel: Channel, parts: list[bytes]) -> None:
         """Take in what has arrived over a channel."""
@@ -89,6 +107,7 @@ class SimulatedPeer:
                 self.send(channel, m.Ack(count))
         if isinstance(message, m.Welcome):
             self.is_welcome = True
+            self.incarnation = message.incarnation
         elif isinstance(message, m.Refused):
             self.refused = message.reason
         self.handle(channel, message, parts[1:])
@@ -115,8 +134,10 @@ class SimulatedEngine(SimulatedPeer):
     role = "engine"
     channels = (Channel.TASK, Channel.CONTROL, Channel.OUTPUT)
 
-    def __init__(self, peers: SimulatedPeers, peer: PeerId | None = None) -> None:
-        super().__init__(peers, peer)
+    def __init__(
+        self, peers: SimulatedPeers, peer: PeerId | None = None, secret: bytes | None = None
+    ) -> None:
+        super().__init__(peers, peer, secret)
         self.engine_id = -1
         self.n_tasks = 0
         self.is_busy = False
@@ -178,18 +199,16 @@ class SimulatedClient(SimulatedPeer):
         engines: ids of the engines that it knows of.
     """
 
-    def __init__(self, peers: SimulatedPeers, peer: PeerId | None = None) -> None:
-        super().__init__(peers, peer)
+    def __init__(
+        self, peers: SimulatedPeers, peer: PeerId | None = None, secret: bytes | None = None
+    ) -> None:
+        super().__init__(peers, peer, secret)
         self.n_ended = 0
         self.n_failed = 0
         self.next_seq = 0
         self.replies: dict[int, m.Reply] = {}
         self.engines: set[int] = set()
         self._requests = 0
-
-    def join(self) -> None:
-        """Say hello."""
-        self.send(Channel.CLIENT, self.hello())
 
     def submit(self, count: int, payload: bytes = b"x", **options: Any) -> None:
         """Submit one group of tasks, each with the same payload."""
@@ -227,6 +246,13 @@ class SimulatedClient(SimulatedPeer):
                     self.n_failed += piece.count - piece.status.count(m.OK)
             case m.Reply():
                 self.replies[message.request] = message
+
+
+class SimulatedAgent(SimulatedPeer):
+    """A host's agent, without engines."""
+
+    role = "agent"
+    channels = (Channel.AGENT,)
 
 
 class SimulatedPeers:
@@ -318,11 +344,11 @@ class SimulatedPeers:
     def connect(self, peer: SimulatedPeer, channel: Channel) -> zmq.Socket[bytes]:
         """Return a connected socket with the identity of a peer's channel."""
         socket = self._context.socket(zmq.DEALER)
-        socket.identity = routing_id(peer.peer, channel)
+        socket.identity = socket_identity(peer.peer, channel, peer.secret)
         socket.linger = 0
         socket.sndhwm = 0
         socket.rcvhwm = 0
-        if self.url.startswith("tcp://"):
+        if self.url.startswith("tcp://") and self.info.public:
             socket.curve_serverkey = self.info.server_public.encode()
             socket.curve_publickey = self.info.public.encode()
             socket.curve_secretkey = self.info.secret.encode()
@@ -352,4 +378,10 @@ class SimulatedPeers:
         self._context.destroy(linger=0)
 
 
-__all__ = ["SimulatedClient", "SimulatedEngine", "SimulatedPeer", "SimulatedPeers"]
+__all__ = [
+    "SimulatedAgent",
+    "SimulatedClient",
+    "SimulatedEngine",
+    "SimulatedPeer",
+    "SimulatedPeers",
+]
