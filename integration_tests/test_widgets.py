@@ -82,6 +82,14 @@ class Notebook:
             if kind in _SHOWN and text in str(shown):
                 return self._sources[parent], str(shown)
 
+    def next_state(self, comm: str) -> dict[str, Any]:
+        """Wait until the kernel says something of a widget's outputs; return its state."""
+        while True:
+            content = self._listener.get_iopub_msg(timeout=TIMEOUT_S)["content"]
+            state: dict[str, Any] = content.get("data", {}).get("state", {})
+            if content.get("comm_id") == comm and "outputs" in state:
+                return state
+
     def run_until(self, source: str, condition: Callable[[str], bool]) -> str:
         """Run a cell again and again until it shows what it should, which others have to do."""
         for _ in range(100):
@@ -127,6 +135,14 @@ def say(change):
 slider.observe(say, 'value')
 slider
 """
+
+
+def shown_by(state: dict[str, Any]) -> list[str]:
+    """The texts that an Output widget shows."""
+    return [
+        str(o.get("text") or "".join(o.get("traceback", ())) or o["data"]["text/plain"])
+        for o in state["outputs"]
+    ]
 
 
 LATE = """
@@ -212,3 +228,39 @@ def test_closing_frees_both_ends(notebook: Notebook) -> None:
     notebook.run_until("print(len(rc))", lambda text: text == "1\n")
     left = int(notebook.run("print(sum(engine == 1 for engine, _ in mirrors._mirrors.values()))"))
     assert left == 0
+
+
+def test_interact_shows_inside_its_widget(notebook: Notebook) -> None:
+    """What the function prints and displays is the Output widget's, and changes with the slider."""
+    before = set(notebook.widgets("OutputModel"))
+    cell = len(notebook.client.nb.cells)
+    notebook.run(
+        "%%px --targets 0\n"
+        "from ipywidgets import interact, IntSlider\n"
+        "print('outside')\n"
+        "@interact(x=IntSlider(value=2))\n"
+        "def square(x):\n"
+        "    print('the square of', x)\n"
+        "    return x * x\n"
+    )
+    [output] = set(notebook.widgets("OutputModel")) - before
+    assert shown_by(notebook.state(output)) == ["the square of 2\n", "4"]
+    texts = [str(o.get("data", o).get("text", "")) for o in notebook.client.nb.cells[cell].outputs]
+    assert "outside\n" in texts and not any("square" in text for text in texts)
+    notebook.move(notebook.widgets("IntSliderModel")[-1], value=5)
+    while shown_by(notebook.next_state(output)) != ["the square of 5\n", "25"]:
+        continue
+
+
+def test_output_widgets_take_errors_and_are_cleared(notebook: Notebook) -> None:
+    """As in a notebook: the block ends, and what comes after it is the cell's again."""
+    notebook.run("%%px --targets 0\nimport ipywidgets\nout = ipywidgets.Output()")
+    comm = notebook.widgets("OutputModel")[-1]
+    source = "with out:\n    print('inside')\n    1 / 0\nprint('after')"
+    assert notebook.run(f"%%px --targets 0\n{source}") == "after\n"
+    printed, error = shown_by(notebook.state(comm))
+    assert printed == "inside\n" and "ZeroDivisionError" in error
+    notebook.run("%%px --targets 0\nout.clear_output(wait=True)")
+    assert len(shown_by(notebook.state(comm))) == 2
+    notebook.run("%%px --targets 0\nwith out: print('anew')")
+    assert shown_by(notebook.state(comm)) == ["anew\n"]

@@ -28,6 +28,7 @@ from .ipykernel_hooks import (
     without_debugger,
 )
 from .output import OutputCollector
+from .outputwidget import OutputWidgets
 from .session import FleetSession
 
 
@@ -59,6 +60,7 @@ class FleetKernel(IPythonKernel):
         task = self.collector.task
         if task is None:
             return {}
+        task = task.behind or task
         if isinstance(task, FrontendRequest):
             return task.message
         header = {
@@ -164,4 +166,5 @@ def make_kernel(collector: OutputCollector, config: Config | None = None) -> Fle
     kernel.collector = collector
     remember_signatures()
     session.owners = kernel.comm_owners
+    session.output_widgets = OutputWidgets(session.say_state)
     return kernel

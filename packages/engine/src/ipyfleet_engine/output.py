@@ -67,11 +67,13 @@ class TaskOutput:
         n_items: output items that have left.
         dropped_bytes: dropped since the last item that left.
         sink: where output goes instead; None for all tasks (`frontends` has what is none).
+        behind: the task in whose place this stands; None for all tasks (see `outputwidget`).
     """
 
     __slots__ = ("attempt", "client", "dropped_bytes", "n_items", "seq")
 
     sink: Sink | None = None
+    behind: TaskOutput | None = None
 
     def __init__(self, client: bytes, seq: int) -> None:
         self.client = client
@@ -205,7 +207,9 @@ class OutputCollector:
             return False
         if task.sink is not None:
             # What only tasks have (`data`); the rest came through `FleetSession`.
-            return True
+            if task.behind is None:
+                return True
+            task = task.behind
         item = _Pending(task, kind)
         item.content = _encode_content(content)
         item.buffers = [bytes(memoryview(buffer)) for buffer in buffers]

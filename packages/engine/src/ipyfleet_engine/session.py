@@ -17,6 +17,7 @@ from ipyfleet_protocol.messages import OutputKind
 
 from .comms import CommOwners
 from .output import COMM_KINDS, OutputCollector
+from .outputwidget import OutputWidgets
 
 log = logging.getLogger("ipyfleet.engine")
 
@@ -37,6 +38,9 @@ class FleetSession(Session):
 
     owners: CommOwners | None = None
     """Which tasks' output messages over comms are; None: the running one's."""
+
+    output_widgets: OutputWidgets | None = None
+    """Widgets that show what is printed; None: not looked at."""
 
     def send(
         self,
@@ -72,7 +76,12 @@ class FleetSession(Session):
         content = message["content"]
         task = collector.current
         if kind in COMM_KINDS and self.owners is not None:
-            task = self.owners.find(kind, str((content or {}).get("comm_id")), task)
+            content = content or {}
+            widgets = self.output_widgets
+            if widgets is not None and not widgets.note(kind, content, collector):
+                return message
+            task = None if task is None else task.behind or task
+            task = self.owners.find(kind, str(content.get("comm_id")), task)
         if task is not None and task.sink is not None:
             task.sink.publish(kind, content, message.get("metadata"), buffers or ())
         elif kind in _KINDS:
@@ -82,6 +91,11 @@ class FleetSession(Session):
             if not collector.publish(kind, content, buffers or (), task) and kind == "error":
                 _log_error(content or {})
         return message
+
+    def say_state(self, comm_id: str, state: dict[str, Any]) -> None:
+        """Tell a widget's page its new state."""
+        data = {"method": "update", "state": state, "buffer_paths": []}
+        self.send(None, "comm_msg", {"comm_id": comm_id, "data": data})
 
 
 def _log_error(content: dict[str, Any]) -> None:
