@@ -10,15 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 import ipyfleet as ipf
 from ipyfleet_protocol.connection import load_connection_file, save_connection_file
 from ipyfleet_protocol.paths import connection_file
-from ipyfleet_testing.chaos import EngineKiller, RunLog, value_of
+from ipyfleet_testing.chaos import RESPAWN_ARGS, RunLog, kill_engines, value_of
 from ipyfleet_testing.cluster import ClusterFactory
 from ipyfleet_testing.proxy import TcpProxy
 from ipyfleet_testing.waiting import wait_until
@@ -159,49 +157,8 @@ def _stand_still(pid: int, seconds: float) -> None:
 
 def test_engines_killed_at_random(cluster_factory: ClusterFactory, log: RunLog) -> None:
     """With retries and respawn every task of a map has its right result, whatever is killed."""
-    counts = kill_engines(cluster_factory, log, kills=KILLS, tasks=50_000)
-    assert counts["lost"] == 0
-    assert counts["kills"] == KILLS
-    assert counts["duplicated"] == 0
+    cluster = cluster_factory(n=4, engine_args=RESPAWN_ARGS)
+    counts = kill_engines(cluster, log, kills=KILLS, tasks=50_000)
+    assert (counts.kills, counts.lost, counts.duplicated) == (KILLS, 0, 0)
     # What ran again was running when its engine died, or its result had not been sent.
-    assert counts["run_again"] < 100 * KILLS
-
-
-def kill_engines(
-    cluster_factory: Any, log: RunLog, *, kills: int, tasks: int, engines: int = 4
-) -> dict[str, int]:
-    """Map over many tasks, kill engines meanwhile, and count."""
-    cluster = cluster_factory(
-        n=engines,
-        engine_args=[
-            "--respawn=on_failure",
-            "--respawn-delay=0",
-            "--IPEngineApp.respawn_limit=0",
-        ],
-    )
-    agent = psutil.Process(cluster.engine_set.to_dict()["pid"])
-    with contextlib.closing(cluster.connect_client_sync()) as rc:
-        view = rc.load_balanced_view(retries=100)
-
-        def is_due(killed: int) -> bool:
-            # Spread over the map, and never all at once.
-            return len(rc.ids) >= engines - 1 and log.total > (killed + 1) * tasks // (kills + 2)
-
-        with EngineKiller(lambda: _engine_pids(rc, agent), is_due, kills) as killer:
-            result = view.map_async(log.function, range(tasks), chunksize=1)
-            values = result.get(300)
-        wrong = sum(value != value_of(number) for number, value in enumerate(values))
-        runs = log.count()
-        return {
-            "kills": killer.kills,
-            "tasks": tasks,
-            "lost": tasks - len(values) + wrong,
-            "duplicated": result._work.arrived - tasks,
-            "run_again": sum(runs.values()) - tasks,
-        }
-
-
-def _engine_pids(rc: ipf.Client, agent: psutil.Process) -> list[int]:
-    known = rc.session.link.engines
-    pids = {known.known[engine].pid for engine in known.ids}
-    return [pid for pid in pids if psutil.pid_exists(pid)]
+    assert counts.run_again < 100 * KILLS

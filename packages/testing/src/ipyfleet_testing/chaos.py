@@ -1,7 +1,8 @@
 """Counting what really ran while things are killed.
 
-What lives here: `RunLog`, which every run of a task writes to, on the engines' side, and
-`EngineKiller`. What must not: the faults' expectations; those are the tests'.
+What lives here: `RunLog`, which every run of a task writes to, on the engines' side,
+`EngineKiller`, and `kill_engines`, which has it kill in the middle of a map. What must not: what is
+expected then; that is the tests'.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ipyfleet_cluster import Cluster
+
+RESPAWN_ARGS = ["--respawn=on_failure", "--respawn-delay=0.1", "--IPEngineApp.respawn_limit=0"]
+"""Arguments of engines of which many are to be killed."""
 
 _RECORD_BYTES = 4
 
@@ -120,3 +128,68 @@ class EngineKiller:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(10)
+
+
+class ChaosCounts(NamedTuple):
+    """What came of a map while engines were killed.
+
+    Attributes:
+        kills: engines killed.
+        tasks: tasks submitted.
+        lost: tasks without a result, or with a wrong one.
+        duplicated: results delivered more than once.
+        run_again: runs that were begun beyond one for each task.
+        seconds: how long it took.
+    """
+
+    kills: int
+    tasks: int
+    lost: int
+    duplicated: int
+    run_again: int
+    seconds: float
+
+
+def kill_engines(
+    cluster: Cluster, log: RunLog, *, kills: int, tasks: int, timeout_s: float = 300.0
+) -> ChaosCounts:
+    """Map over many short tasks, kill engines all the while, and count.
+
+    Args:
+        cluster: runs, with `RESPAWN_ARGS`.
+        log: empty.
+        kills: how many engines to kill, spread over the map.
+        tasks: how many items to map over.
+        timeout_s: for all of it.
+
+    Raises:
+        TimeoutError: the map did not end in time.
+    """
+    with contextlib.closing(cluster.connect_client_sync()) as rc:
+        engines = rc.session.link.engines
+        wanted = len(rc.ids)
+
+        def is_due(killed: int) -> bool:
+            # Most are there, or the map would only wait for engines to start.
+            if len(engines.ids) < wanted - 1:
+                return False
+            return log.total > (killed + 1) * tasks // (kills + 2)
+
+        def find_pids() -> list[int]:
+            return [engines.known[engine].pid for engine in engines.ids]
+
+        view = rc.load_balanced_view(retries=kills)
+        began = time.monotonic()
+        with EngineKiller(find_pids, is_due, kills) as killer:
+            result = view.map_async(log.function, range(tasks), chunksize=1)
+            values = result.get(timeout_s)
+        took_s = time.monotonic() - began
+        right = sum(value == value_of(number) for number, value in enumerate(values))
+        return ChaosCounts(
+            killer.kills,
+            tasks,
+            lost=tasks - right,
+            duplicated=result._work.arrived - tasks,
+            run_again=log.count().total() - tasks,
+            seconds=took_s,
+        )
