@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.pending import PENDING, Work
 from ipyfleet_protocol.messages import OK
-from ipyfleet_protocol.serialize import PackedFunction, pack_items
+from ipyfleet_protocol.serialize import ClassTable, PackedFunction, equip_function, pack_items
 
 if TYPE_CHECKING:
     from ipyfleet_client.views.balanced import LoadBalancedView
@@ -146,11 +146,11 @@ class LazyMapIterator(Iterator[Any]):
         if not rows:
             return 0
         view = self._view
-        packed = pack_items(rows)
+        classes = ClassTable()
+        packed = pack_items(rows, classes)
+        function = equip_function(self._function, classes)
         work = view._new_work(len(rows), "apply", self._function.function.name)
-        view._session.submit.submit_each(
-            work, self._spec, self._function, packed, history=view._history
-        )
+        view._session.submit.submit_each(work, self._spec, function, packed, history=view._history)
         n_bytes = sum(len(p[0]) + sum(memoryview(b).nbytes for b in p[1]) for p in packed)
         self._works.append((work, n_bytes))
         self._open += len(rows)

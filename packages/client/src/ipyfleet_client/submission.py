@@ -47,7 +47,13 @@ from ipyfleet_protocol.messages import (
     SeqRange,
     Submit,
 )
-from ipyfleet_protocol.serialize import Packed, PackedFunction, pack_items
+from ipyfleet_protocol.serialize import (
+    ClassTable,
+    Packed,
+    PackedFunction,
+    equip_function,
+    pack_items,
+)
 
 FLUSH_TASKS = 256
 FLUSH_BYTES = 256 * 1024
@@ -216,10 +222,11 @@ class Submitter:
         """
         index = 0
         try:
-            for packed in pack_in_groups(items):
+            for packed, classes in pack_in_groups(items):
                 if not work.closed:
                     work.grow(len(packed))
-                self.submit_each(work, spec, function, packed, index=index, history=history)
+                equipped = equip_function(function, classes)
+                self.submit_each(work, spec, equipped, packed, index=index, history=history)
                 index += len(packed)
             if index < work.total:
                 raise ValueError(f"a sequence announced {work.total} items and has {index}")
@@ -492,8 +499,8 @@ def _write(writer: PayloadWriter, payloads: Sequence[Payload] | Sequence[Packed]
 
 def pack_in_groups(
     items: Iterable[tuple[object, ...]], size: int = FIRST_GROUP_TASKS
-) -> Iterator[list[Packed]]:
-    """Pack the calls of a map, group by group.
+) -> Iterator[tuple[list[Packed], ClassTable]]:
+    """Pack the calls of a map, group by group, each with the classes of its items.
 
     The groups grow by a factor of 4, and stay below `GROUP_MAX_BYTES` as well as a look at the
     group before can tell.
@@ -503,8 +510,9 @@ def pack_in_groups(
     """
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
-        packed = pack_items(chunk)
+        classes = ClassTable()
+        packed = pack_items(chunk, classes)
         n_bytes = sum(len(p[0]) + sum(memoryview(b).nbytes for b in p[1]) for p in packed)
-        yield packed
+        yield packed, classes
         per_task = max(1, n_bytes // len(packed))
         size = max(1, min(4 * size, LAST_GROUP_TASKS, GROUP_MAX_BYTES // per_task))

@@ -5,9 +5,10 @@ arguments of tasks, `pack_function` and `unpack_function` for the function of a 
 peers that trust each other unpack what they send; the controller never does.
 """
 
+from .classes import ClassTable
 from .failures import PackError, UnpackError
 from .frames import IN_BAND_MAX_BYTES, Packed, unpack
-from .functions import PackedFunction, pack_function, unpack_function
+from .functions import PackedFunction, equip_function, pack_function, unpack_function
 from .packing import (
     pack,
     pack_call,
@@ -21,11 +22,13 @@ from .prepickled import PrePickled
 
 __all__ = [
     "IN_BAND_MAX_BYTES",
+    "ClassTable",
     "PackError",
     "Packed",
     "PackedFunction",
     "PrePickled",
     "UnpackError",
+    "equip_function",
     "pack",
     "pack_call",
     "pack_function",

@@ -34,6 +34,7 @@ from typing import Any, ClassVar
 import cloudpickle  # type: ignore[import-untyped,unused-ignore]
 
 from ..namespace import current_namespace
+from .classes import ClassTable, find_class
 from .frames import BufferCollector, Packed, dump_with, reduce_memoryview
 
 LruCacheWrapper = type(functools.lru_cache(lambda: None))
@@ -78,13 +79,17 @@ class ByValuePickler(BufferCollector, cloudpickle.CloudPickler):  # type: ignore
     Args:
         file: Where the pickle is written.
         capture: Whether nested functions of local modules bring the globals they refer to.
+        classes: Takes the classes that travel by value; the pickle has their digests.
     """
 
     dispatch_table: ClassVar[Any] = ChainMap(_REDUCERS, cloudpickle.CloudPickler.dispatch_table)
 
-    def __init__(self, file: io.BytesIO, *, capture: bool = True) -> None:
+    def __init__(
+        self, file: io.BytesIO, *, capture: bool = True, classes: ClassTable | None = None
+    ) -> None:
         super().__init__(file)
         self._capture = capture
+        self._classes = classes
         self.captured = False
 
     def reducer_override(self, obj: Any) -> Any:
@@ -116,9 +121,14 @@ class ByValuePickler(BufferCollector, cloudpickle.CloudPickler):  # type: ignore
         return _reduce_by_value(func, module.__name__, captured)
 
     def _reduce_class(self, cls: type) -> Any:
+        classes = self._classes
+        if classes is not None and cls in classes.digests:
+            return find_class, (classes.digests[cls],)
         reduced = super().reducer_override(cls)
         if reduced is NotImplemented or len(reduced) != 6:
             return reduced
+        if classes is not None:
+            return find_class, (classes.digest_of(cls, dump_by_value),)
         if cls not in _received_classes:
             _own_classes.add(cls)
         make, args, state, _, _, set_state = reduced
@@ -144,10 +154,10 @@ def is_main_function(func: types.FunctionType) -> bool:
     return func.__module__ == "__main__" and not hasattr(func, "__wrapped__")
 
 
-def dump_by_value(obj: Any) -> Packed:
-    """Pickle with `ByValuePickler`."""
+def dump_by_value(obj: Any, classes: ClassTable | None = None) -> Packed:
+    """Pickle with `ByValuePickler`; for `classes` see there."""
     file = io.BytesIO()
-    pickler = ByValuePickler(file)
+    pickler = ByValuePickler(file, classes=classes)
     try:
         pickler.dump(obj)
     except Exception:
@@ -155,7 +165,8 @@ def dump_by_value(obj: Any) -> Packed:
             raise
         # A global of a local module that cannot be pickled: do without; the receiver has to
         # be able to import the module then.
-        return dump_with(functools.partial(ByValuePickler, capture=False), obj)
+        again = functools.partial(ByValuePickler, capture=False, classes=classes)
+        return dump_with(again, obj)
     return Packed(file.getvalue(), pickler.buffers)
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from .. import messages
 from ..namespace import Reference
 from ..requiring import Dependent, Requiring
+from .classes import ClassTable, Equipped, equipped_digest
 from .failures import UnpackError
 from .frames import unpack
 from .packing import fallback_generation, pack
@@ -98,6 +99,28 @@ def pack_function(f: Callable[..., Any] | Reference) -> PackedFunction:
     if ingredients is not None:
         _cache[f] = _Cached(ingredients, packed.function.self_name, packed)  # type: ignore[index]
     return packed
+
+
+def equip_function(packed: PackedFunction, classes: ClassTable) -> PackedFunction:
+    """Return a packed function that brings the classes of its arguments.
+
+    Args:
+        packed: What `pack_function` returned.
+        classes: What `pack_items` has put there; if that is nothing, `packed` is returned.
+    """
+    if not classes.bodies:
+        return packed
+    header = packed.function
+    data, buffers = pack(Equipped(packed.frames, classes.bodies), what=header.name)
+    frames: list[bytes | memoryview] = [data, *buffers]
+    equipped = messages.Function(
+        digest=equipped_digest(header, classes.bodies),
+        name=header.name,
+        reusable=header.reusable,
+        self_name=header.self_name,
+        frames=len(frames),
+    )
+    return PackedFunction(equipped, frames)
 
 
 def unpack_function(frames: Sequence[bytes | memoryview]) -> Callable[..., Any]:

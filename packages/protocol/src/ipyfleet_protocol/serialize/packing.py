@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pickle import PickleBuffer
 from typing import Any
 
+from .classes import ClassTable
 from .failures import PackError, UnpackError, describe_failure
 from .frames import (
     BIG_BYTES,
@@ -86,8 +87,13 @@ def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
         raise _call_failure(args, kwargs, error) from error
 
 
-def pack_items(items: Iterable[tuple[Any, ...]]) -> list[Packed]:
+def pack_items(items: Iterable[tuple[Any, ...]], classes: ClassTable | None = None) -> list[Packed]:
     """Pickle the positional arguments of many calls, each as ``pack_call(item, {})`` does.
+
+    Args:
+        items: The arguments of each call.
+        classes: Takes the classes that would travel by value with each item, to go with the
+            function (`equip_function`) once. Where another pickler is chosen it stays empty.
 
     Raises:
         PackError: As `pack`; the text names the item and the argument.
@@ -103,7 +109,7 @@ def pack_items(items: Iterable[tuple[Any, ...]]) -> list[Packed]:
                     append(_pack_with_hooks((item, no_kwargs)))
                     break
             else:
-                append(_pack_plainly((item, no_kwargs)))
+                append(_pack_plainly((item, no_kwargs), classes))
         except Exception as error:
             raise _call_failure(item, {}, error, f"items[{len(packed)}] ") from error
     return packed
@@ -169,20 +175,20 @@ def _use(fallback: Callable[[Any], Packed] | None) -> None:
     _generation += 1
 
 
-def dump_fallback(obj: Any) -> Packed:
+def dump_fallback(obj: Any, classes: ClassTable | None = None) -> Packed:
     """Pickle with the pickler that is chosen for what plain pickle cannot."""
     if _fallback is not None:
         return _fallback(obj)
     from .by_value import dump_by_value
 
-    return dump_by_value(obj)
+    return dump_by_value(obj, classes)
 
 
 def _pack(obj: Any) -> Packed:
     return _pack_with_hooks(obj) if _shows_big_bytes(obj) else _pack_plainly(obj)
 
 
-def _pack_plainly(obj: Any) -> Packed:
+def _pack_plainly(obj: Any, classes: ClassTable | None = None) -> Packed:
     try:
         data = _dumps(obj, PROTOCOL, buffer_callback=_refuse_buffers)
     except _HasBuffers:
@@ -190,10 +196,10 @@ def _pack_plainly(obj: Any) -> Packed:
     except RecursionError:
         raise  # no other pickler goes deeper
     except Exception:  # noqa: BLE001 - pickling runs any class's code; the fallback may do
-        return dump_fallback(obj)
+        return dump_fallback(obj, classes)
     if len(data) > _ATOM_MAX_BYTES:
         if _MAIN in data:
-            return dump_fallback(obj)
+            return dump_fallback(obj, classes)
         if len(data) >= BIG_BYTES and has_big_bytes(data):
             return _pack_with_hooks(obj)
     # Without Packed's own __new__, which takes as long as the pickling of an int.
