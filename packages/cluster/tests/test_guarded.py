@@ -77,7 +77,7 @@ def test_a_killed_controller_is_started_again(
     assert "--resume" in cluster.controller.command()
     assert "--recover=30" in cluster.controller.command()
     assert "killed by signal 9" in caplog.text
-    assert "Starting it again" in caplog.text
+    assert "Starting the controller again" in caplog.text
     listed = subprocess.run(
         [
             *(sys.executable, "-m", "ipyfleet_cluster", "list", "-o", "json"),

@@ -82,9 +82,9 @@ class GuardedCluster(ClusterDescription):
     def note_restart(self, launcher: Launcher, delay_s: float) -> None:
         """Called by the guard: the controller has ended and will be started again."""
         self.log.warning(
-            "%s\nStarting it again in %g s; engines and clients wait for it.",
-            launcher.describe_end(),
+            "Starting the controller again in %g s; engines and clients wait for it: %s",
             delay_s,
+            launcher.describe_end(),
         )
 
     async def start_controller_again(self) -> ControllerLauncher:
