@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -81,3 +82,11 @@ def test_a_planted_name_is_there_while_the_task_runs() -> None:
     with planted(namespace, "f", abs):
         namespace["f"] = "the task's own"
     assert namespace == {"taken": 1, "f": "the task's own"}
+
+
+def test_of_a_partial_its_function_is_planted() -> None:
+    """A name is that of the function, which a partial only calls."""
+    namespace: dict[str, object] = {}
+    with planted(namespace, "f", functools.partial(functools.partial(max, 1), 2)):
+        assert namespace["f"] is max
+    assert not namespace

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ipyfleet_protocol.columns import Frame
@@ -84,10 +85,15 @@ class FunctionCache:
 
 @contextmanager
 def planted(namespace: dict[str, Any], name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Have a function found under its own name while it runs, unless the name is taken."""
+    """Have a function found under its own name while it runs, unless the name is taken.
+
+    A partial has no name: it is that of its function.
+    """
     if not name or name in namespace:
         yield
         return
+    while isinstance(function, partial):
+        function = function.func
     namespace[name] = function
     try:
         yield

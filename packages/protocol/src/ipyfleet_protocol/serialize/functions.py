@@ -309,7 +309,9 @@ def _rebinds_free_variables(code: types.CodeType) -> bool:
 
 
 def _self_name(f: Any) -> str:
-    """The global name by which ``f`` calls itself, or ''."""
+    """The global name by which ``f`` calls itself, or ''; of a partial, that of its function."""
+    while isinstance(f, functools.partial):
+        f = f.func
     func = _innermost(f)
     if func is None:
         return ""
