@@ -27,6 +27,7 @@ from ipyfleet_controller.database.base import (
 from ipyfleet_controller.database.conditions import pack_conditions
 from ipyfleet_controller.database.detached import DetachedGroup, load_detached
 from ipyfleet_controller.database.memory import MemoryDatabase
+from ipyfleet_controller.database.output import TASK_BYTES, OutputEntry, output_entry
 from ipyfleet_controller.database.query import OPERATORS, QueryError
 from ipyfleet_controller.database.sqlite import SQLiteDatabase
 from ipyfleet_protocol import messages as m
@@ -610,3 +611,76 @@ def test_detached_work_does_not_age(make: Make) -> None:
     database.cull(1e9)
     assert database.history() == [_id(1)]
     assert [each.group.first for each in database.detached()] == [1]
+
+
+# -- output -----------------------------------------------------------------------------------
+
+
+def _output(*items: tuple[int, int, str, bytes], client: PeerId = CLIENT) -> OutputEntry:
+    message = m.Output(client, 0, [m.OutputItem(*item) for item in items])
+    return output_entry(message, [])
+
+
+def test_output_is_in_the_records(make: Make) -> None:
+    """Text in fields, in the order in which it was made; everything with a task's result."""
+    database = make()
+    database.write([_group(0, 3)])
+    database.write([_output((1, 1, "stdout", b"b\n"), (0, 0, "stdout", "ö".encode()))])
+    database.write([_output((1, 0, "stdout", b"a\n"), (1, 2, "stderr", b"e\xff"))])
+    database.write([_results(0, [m.OK, m.OK])])
+    display = m.OutputItem(2, 0, "data", b"content", 2)
+    database.write([output_entry(m.Output(CLIENT, 0, [display]), [b"one", b"two"])])
+    records = database.find({}, ["stdout", "stderr"])
+    assert [(r["stdout"], r["stderr"]) for r in records] == [
+        ("ö", ""),
+        ("a\nb\n", "e\N{REPLACEMENT CHARACTER}"),
+        ("", ""),
+    ]
+    record = database.get(_id(1))
+    assert record is not None
+    assert record["stdout"] == "a\nb\n"
+    assert [item.index for item in database.outputs(_id(1))] == [0, 1, 2]
+    [shown] = database.outputs(_id(2))
+    assert (shown.kind, shown.content, shown.buffers) == ("data", b"content", [b"one", b"two"])
+    assert [r["seq"] for r in database.find({"stdout": {"$glob": "a*"}})] == [1]
+    assert database.outputs(_id(9)) == []
+
+
+def test_output_of_a_task_may_come_after_its_groups_end(make: Make) -> None:
+    """It is recorded; that of unknown tasks is ignored; what comes twice counts once."""
+    database = make()
+    database.write([_group(0, 1), _results(0, [m.OK])])
+    late = _output((0, 0, "stdout", b"late"))
+    database.write([late, _output((7, 0, "stdout", b"whose?"), client=OTHER)])
+    database.write([late])
+    assert [r["stdout"] for r in database.find({})] == ["late"]
+
+
+def test_output_is_bounded(make: Make) -> None:
+    """Of what is over the bound the size is kept, which counts; it goes with its group."""
+    database = make()
+    database.write([_group(0, 1)])
+    chunk = b"x" * (TASK_BYTES // 2)
+    database.write([_output(*[(0, index, "stdout", chunk) for index in range(4)])])
+    items = database.outputs(_id(0))
+    assert [len(item.content) for item in items] == [len(chunk), 0, 0, 0]
+    assert sum(item.dropped_bytes for item in items) == 3 * len(chunk)
+    assert database.statistics()["bytes"] >= len(chunk)
+    database.write([_results(0, [m.OK])])
+    assert database.purge() == 1
+    assert database.statistics()["bytes"] == 0
+    assert database.outputs(_id(0)) == []
+
+
+def test_output_outlives_the_process_where_records_do(make: Make) -> None:
+    """The next run has it, and adds to it."""
+    database = make()
+    if isinstance(database, MemoryDatabase):
+        pytest.skip("records in memory end with the process")
+    database.write([_group(0, 2), _output((0, 0, "stdout", b"before, "))])
+    database.close()
+    database = make(again=True)
+    database.write([_output((0, 1, "stdout", b"after"))])
+    record = database.get(_id(0))
+    assert record is not None
+    assert record["stdout"] == "before, after"

@@ -22,10 +22,19 @@ from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.ids import NO_PEER, EngineId, PeerId, parse_msg_id
 
 from .database.answers import pack, read_results
-from .database.base import GroupEntry, Limits, NoData, NotKept, ResultsEntry, TaskDatabase
+from .database.base import (
+    Entry,
+    GroupEntry,
+    Limits,
+    NoData,
+    NotKept,
+    ResultsEntry,
+    TaskDatabase,
+)
 from .database.conditions import pack_conditions
 from .database.detached import PayloadGone, detach_groups
 from .database.keeper import RecordKeeper
+from .database.output import output_entry
 from .database.payloads import bound, hold
 from .database.query import QueryError
 from .hub.peers import Registry
@@ -53,6 +62,7 @@ NOTE_BYTES = 500
 _NotedGroup: TypeAlias = tuple[TaskGroup, float]
 _Payload: TypeAlias = tuple[m.Columns, Sequence[Frame]]
 _NotedResults: TypeAlias = tuple[m.Results, list[_Payload], bytes, float]
+_NotedOutput: TypeAlias = tuple[m.Output, Sequence[Frame], float]
 _Answer: TypeAlias = tuple[Any, list[Frame]]
 _Packed: TypeAlias = tuple[bytes, list[Frame]]
 _Work: TypeAlias = Callable[[TaskDatabase], _Answer]
@@ -74,7 +84,7 @@ class Desk:
         self._registry = registry
         self._state = state
         self.requests = RequestStore(state.functions.body)
-        self._noted: list[_NotedGroup | _NotedResults] = []
+        self._noted: list[_NotedGroup | _NotedResults | _NotedOutput] = []
         self._noted_bytes = 0
         self.rate = Rate()
         self._open: dict[PeerId, int] = {}
@@ -108,6 +118,14 @@ class Desk:
                 self._noted_bytes += len(frame)
             self.rate.note(received, piece.count)
         self._noted.append((message, payloads, engine.peer if engine else b"", received))
+
+    def note_output(self, message: m.Output, frames: Sequence[Frame], received: float) -> None:
+        """Note output that an engine sent at a time."""
+        for item in message.items:
+            self._noted_bytes += len(item.content)
+        for frame in frames:
+            self._noted_bytes += len(frame)
+        self._noted.append((message, frames, received))
 
     def flush(self) -> None:
         """Hand over what was noted to be written."""
@@ -302,14 +320,15 @@ def _group_entry(group: TaskGroup, submitted: float) -> GroupEntry:
     )
 
 
-def _entries(
-    noted: list[GroupEntry | _NotedResults], max_bytes: int
-) -> list[GroupEntry | ResultsEntry]:
+def _entries(noted: list[GroupEntry | _NotedResults | _NotedOutput], max_bytes: int) -> list[Entry]:
     """Return what was noted as entries; called by the database's thread."""
-    entries: list[GroupEntry | ResultsEntry] = []
+    entries: list[Entry] = []
     for item in noted:
         if isinstance(item, GroupEntry):
             entries.append(item)
+            continue
+        if len(item) == 3:
+            entries.append(output_entry(item[0], item[1]))
             continue
         message, payloads, engine, received = item
         uuid = engine.hex()

@@ -413,6 +413,7 @@ class Router:
     def forward_output(self, peer: PeerId, message: m.Output, frames: Sequence[Frame]) -> None:
         """Send an engine's output to the client whose task wrote it, as received."""
         split_output(message, frames)
+        self._desk.note_output(message, frames, time.time())
         client = PeerId(message.client)
         if client in self._hub.registry.peers:
             self._outbox.send_output(client, message, self._received[0], frames)

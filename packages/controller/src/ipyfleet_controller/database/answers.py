@@ -34,6 +34,7 @@ def read_results(
         records[msg_id] = record
         if record is None or status_only:
             continue
+        record["outputs"] = database.outputs(msg_id)
         result = database.result(msg_id)
         record["frames"] = len(result.frames) if result else 0
         record["blobs"] = b""  # all inline; a client that reads records of old looks for it

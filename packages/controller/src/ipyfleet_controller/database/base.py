@@ -18,6 +18,8 @@ import msgspec
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.messages import Columns, Method, Placement
 
+from .output import OutputEntry, OutputRecord
+
 if TYPE_CHECKING:
     from .detached import DetachedGroup
 
@@ -44,6 +46,8 @@ FIELDS: dict[str, tuple[type, str]] = {
     "status": (str, "None while it is pending, then ok, error or aborted"),
     "engine_id": (int, "the engine that ran it, or None"),
     "engine_uuid": (str, "that engine's hex id, or None"),
+    "stdout": (str, "what it has written to stdout, as far as it was kept"),
+    "stderr": (str, "the same for stderr"),
     "error": (dict, "None, or a dictionary with ename, evalue, traceback"),
     "result": (
         str,
@@ -116,6 +120,9 @@ class ResultsEntry(msgspec.Struct):
     loss: str = ""
 
 
+Entry: TypeAlias = GroupEntry | ResultsEntry | OutputEntry
+
+
 class StoredResult(msgspec.Struct):
     """The payload of an ended task: pickle frame, then buffers; all of them inline."""
 
@@ -135,9 +142,9 @@ class TaskDatabase(Protocol):
         """Open what has to be opened, so that the first entries need not wait for it."""
         ...
 
-    def write(self, entries: Sequence[GroupEntry | ResultsEntry]) -> None:
-        """Take in entries, in the order in which things happened; all of them or none. Results of
-        unknown tasks, and what is known already, are ignored.
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Take in entries, in the order in which things happened; all of them or none. Results and
+        output of unknown tasks, and what is known already, are ignored.
 
         Raises:
             BadEntry: if one of them cannot be stored.
@@ -150,6 +157,10 @@ class TaskDatabase(Protocol):
 
     def result(self, msg_id: str) -> StoredResult | None:
         """Return the payload of an ended task, or None; the record's `result` says why."""
+        ...
+
+    def outputs(self, msg_id: str) -> list[OutputRecord]:
+        """Return the output of a task, in the order in which it was made; [] if unknown."""
         ...
 
     def find(self, query: dict[str, Any], keys: Sequence[str] | None = None) -> list[Record]:

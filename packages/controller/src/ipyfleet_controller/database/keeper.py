@@ -27,15 +27,16 @@ import msgspec
 from .base import (
     BadEntry,
     DatabaseUnavailable,
-    GroupEntry,
+    Entry,
     ResultsEntry,
     TaskDatabase,
 )
+from .output import OutputEntry
 from .recorded import COLUMN_BYTES
 
 log = logging.getLogger("ipyfleet.controller")
 
-Entries: TypeAlias = Sequence[GroupEntry | ResultsEntry]
+Entries: TypeAlias = Sequence[Entry]
 
 QUEUE_MAX_BYTES = 256 << 20
 """Bytes that wait to be written above which results lose their payload."""
@@ -77,6 +78,7 @@ class RecordKeeper:
         fd: can be read when `deliver` has something to do.
         n_missed_records: tasks whose end, or which themselves, were not recorded.
         n_missed_results: tasks whose record is there, and their result is not.
+        n_missed_outputs: pieces of output that were not recorded.
     """
 
     def __init__(
@@ -99,10 +101,11 @@ class RecordKeeper:
         self._done_bytes = 0
         self.n_missed_records = 0
         self.n_missed_results = 0
+        self.n_missed_outputs = 0
         self._n_bad = 0
         self._trouble = ""
         self._database: TaskDatabase | None = None
-        self._pending: list[GroupEntry | ResultsEntry] = []
+        self._pending: list[Entry] = []
         self._pending_bytes = 0
         self._n_failures = 0
         self._retry_at = 0.0
@@ -168,6 +171,7 @@ class RecordKeeper:
             "trouble": self._trouble,
             "missed_records": self.n_missed_records + self._n_bad,
             "missed_results": self.n_missed_results,
+            "missed_outputs": self.n_missed_outputs,
             "waiting_bytes": self.waiting_bytes,
             **numbers,
         }
@@ -175,7 +179,8 @@ class RecordKeeper:
     @property
     def is_well(self) -> bool:
         """Whether everything was, or can be, recorded."""
-        missed = self.n_missed_records + self.n_missed_results + self._n_bad
+        missed = self.n_missed_records + self.n_missed_results + self.n_missed_outputs
+        missed += self._n_bad
         return not self._trouble and not missed
 
     def close(self, timeout_s: float) -> None:
@@ -196,9 +201,12 @@ class RecordKeeper:
     def _lighten(self, entries: Entries) -> tuple[Callable[[], Entries], int]:
         """Return entries without payload, as far as there is room even for those."""
         room = self._max_bytes * HARD_SHARE - self.waiting_bytes
-        kept: list[GroupEntry | ResultsEntry] = []
+        kept: list[Entry] = []
         n_bytes = 0
         for entry in entries:
+            if isinstance(entry, OutputEntry):
+                self.n_missed_outputs += len(entry.items)
+                continue
             size = ENTRY_BYTES
             if isinstance(entry, ResultsEntry):
                 size += COLUMN_BYTES * entry.count

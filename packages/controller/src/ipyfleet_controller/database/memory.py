@@ -13,6 +13,7 @@ from typing import Any
 from ipyfleet_protocol.ids import format_msg_id, parse_msg_id
 
 from .base import (
+    Entry,
     GroupEntry,
     Limits,
     NotKept,
@@ -24,6 +25,7 @@ from .base import (
 )
 from .detached import DetachedGroup
 from .live import Coverage, GroupIndex
+from .output import OutputEntry, OutputRecord, bounded, room
 from .place import DatabasePlace
 from .recorded import PENDING, PURGED, RecordedGroup, Search, cut
 
@@ -48,13 +50,15 @@ def open_database(place: DatabasePlace) -> TaskDatabase:
 
 
 class _Group(RecordedGroup):
-    __slots__ = ("ended", "is_here", "n_bytes", "n_purged", "touched")
+    __slots__ = ("ended", "is_here", "n_bytes", "n_output", "n_purged", "output", "touched")
 
     def __init__(self, entry: GroupEntry) -> None:
         super().__init__(entry)
         self.ended = Coverage()
         self.n_bytes = 0
         self.n_purged = 0
+        self.n_output = 0
+        self.output: list[OutputRecord] = []
         self.touched = entry.submitted
         self.is_here = True
 
@@ -89,7 +93,7 @@ class MemoryDatabase:
     def open(self) -> None:
         """Nothing is to be opened."""
 
-    def write(self, entries: Sequence[GroupEntry | ResultsEntry]) -> None:
+    def write(self, entries: Sequence[Entry]) -> None:
         """Take in entries."""
         for entry in entries:
             if isinstance(entry, GroupEntry):
@@ -98,6 +102,8 @@ class MemoryDatabase:
                     self._groups.add(group)
                     self._order[group] = None
                     self._n_records += part.count
+            elif isinstance(entry, OutputEntry):
+                self._write_output(entry)
             else:
                 self._write_results(entry)
         self._cull_to(self._max_records, self._max_bytes)
@@ -111,6 +117,11 @@ class MemoryDatabase:
         """Return the payload of an ended task, or None."""
         found = self._find(msg_id)
         return None if found is None else found[0].result(found[1])
+
+    def outputs(self, msg_id: str) -> list[OutputRecord]:
+        """Return the output of a task."""
+        found = self._find(msg_id)
+        return [] if found is None else found[0].outputs(found[1])
 
     def find(self, query: dict[str, Any], keys: Sequence[str] | None = None) -> list[Record]:
         """Return the records that match, in the order of submission."""
@@ -202,6 +213,18 @@ class MemoryDatabase:
             group.touched = max(group.touched, entry.received)
             if group.ended.n_covered == group.entry.count:
                 self._done.append(group)
+
+    def _write_output(self, entry: OutputEntry) -> None:
+        for group in self._groups.overlapping(entry.client, entry.first, entry.count):
+            first, count = group.entry.first, group.entry.count
+            ours = [item for item in entry.items if first <= item.seq < first + count]
+            items, n_bytes = bounded(ours, room(count, group.n_output))
+            group.output += items
+            group.read_outputs = group.output.copy
+            group.forget_outputs()
+            group.n_output += n_bytes
+            group.n_bytes += n_bytes
+            self._n_bytes += n_bytes
 
     def _find(self, msg_id: str) -> tuple[_Group, int] | None:
         try:

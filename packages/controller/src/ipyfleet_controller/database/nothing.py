@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from .base import GroupEntry, NoData, NotKept, Record, ResultsEntry, StoredResult, TaskDatabase
+from .base import Entry, NoData, NotKept, Record, StoredResult, TaskDatabase
 from .detached import DetachedGroup
+from .output import OutputRecord
 from .place import DatabasePlace
 
 
@@ -24,7 +25,7 @@ class NoDatabase:
     def open(self) -> None:
         """Nothing is to be opened."""
 
-    def write(self, entries: Sequence[GroupEntry | ResultsEntry]) -> None:
+    def write(self, entries: Sequence[Entry]) -> None:
         """Forget entries."""
 
     def get(self, msg_id: str) -> Record | None:
@@ -32,6 +33,10 @@ class NoDatabase:
         self._refuse()
 
     def result(self, msg_id: str) -> StoredResult | None:
+        """Raise `NoData`."""
+        self._refuse()
+
+    def outputs(self, msg_id: str) -> list[OutputRecord]:
         """Raise `NoData`."""
         self._refuse()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,8 +22,9 @@ from ipyfleet_protocol.columns import Frame, Payloads, read_float64
 from ipyfleet_protocol.errors import ProtocolError
 from ipyfleet_protocol.messages import OK, Columns, ErrorInfo
 
-from .base import STATUS_NAMES, GroupEntry, Record, ResultsEntry, StoredResult, loss_of
+from .base import FIELDS, STATUS_NAMES, GroupEntry, Record, ResultsEntry, StoredResult, loss_of
 from .conditions import condition_fields
+from .output import OutputRecord, by_task, text_of
 from .query import check_keys, check_query, matches
 
 PENDING, PURGED = 255, 254
@@ -128,13 +129,16 @@ class RecordedGroup:
 
     Attributes:
         chunks: ascending, no two with the same task.
+        read_outputs: gets the output of all tasks from where it is; None for "there is none".
     """
 
-    __slots__ = ("_fields", "chunks", "entry")
+    __slots__ = ("_fields", "_outputs", "chunks", "entry", "read_outputs")
 
     def __init__(self, entry: GroupEntry, chunks: list[Chunk] | None = None) -> None:
         self.entry = entry
         self._fields: dict[str, Any] | None = None
+        self.read_outputs: Callable[[], Iterable[OutputRecord]] | None = None
+        self._outputs: dict[int, list[OutputRecord]] | None = None
         self.chunks = [] if chunks is None else chunks
 
     def add(self, chunk: Chunk) -> None:
@@ -165,8 +169,33 @@ class RecordedGroup:
             return None
         return StoredResult([payloads.pickle(at), *payloads.buffer_frames(at)])
 
-    def records(self, *, with_error: bool = True) -> Iterator[Record]:
+    def outputs(self, index: int) -> list[OutputRecord]:
+        """Return the output of a task."""
+        if self.read_outputs is None:
+            return []
+        if self._outputs is None:
+            self._outputs = by_task(self.read_outputs())
+        return self._outputs.get(self.entry.first + index, [])
+
+    def forget_outputs(self) -> None:
+        """Read the output again when it is wanted: there is more."""
+        self._outputs = None
+
+    def records(self, *, with_error: bool = True, with_output: bool = True) -> Iterator[Record]:
         """Yield the records of all tasks that were not purged, in order."""
+        for record in self._records(with_error):
+            if with_output:
+                self._add_output(record)
+            yield record
+
+    def _add_output(self, record: Record) -> None:
+        outputs = self.outputs(record["seq"] - self.entry.first)
+        if outputs:
+            record["stdout"], record["stderr"] = (
+                text_of(outputs, kind) for kind in ("stdout", "stderr")
+            )
+
+    def _records(self, with_error: bool) -> Iterator[Record]:
         index = 0
         for chunk in self.chunks:
             yield from map(self.pending, range(index, chunk.start))
@@ -185,6 +214,7 @@ class RecordedGroup:
         chunk = self.chunk_of(index)
         if chunk is not None:
             _ChunkReader(chunk).fill(record, index - chunk.start, with_error=True)
+        self._add_output(record)
         return record
 
     def pending(self, index: int) -> Record:
@@ -208,6 +238,8 @@ class RecordedGroup:
             "status": None,
             "engine_id": None,
             "engine_uuid": None,
+            "stdout": "",
+            "stderr": "",
             "error": None,
             "result": None,
         }
@@ -267,6 +299,8 @@ class Search:
         self._of_group = {f: c for f, c in self.query.items() if f in GROUP_FIELDS}
         self._of_task = {f: c for f, c in self.query.items() if f not in GROUP_FIELDS}
         self._with_error = keys is None or "error" in keys or "error" in self.query
+        wanted = {*(FIELDS if keys is None else keys), *self.query}
+        self._with_output = not wanted.isdisjoint(("stdout", "stderr"))
 
     def has_group(self, entry: GroupEntry) -> bool:
         """Whether a group may have tasks that match."""
@@ -274,7 +308,7 @@ class Search:
 
     def records(self, group: RecordedGroup) -> Iterator[Record]:
         """Yield what is to be returned of a group that `has_group`."""
-        for record in group.records(with_error=self._with_error):
+        for record in group.records(with_error=self._with_error, with_output=self._with_output):
             if matches(record, self._of_task):
                 if self._keys is not None:
                     record = {key: record[key] for key in self._keys}

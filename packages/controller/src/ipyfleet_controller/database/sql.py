@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ipyfleet_protocol.ids import format_msg_id, parse_msg_id
@@ -27,19 +28,20 @@ from ipyfleet_protocol.ids import format_msg_id, parse_msg_id
 from . import sql_text as text
 from .base import (
     DatabaseUnavailable,
+    Entry,
     GroupEntry,
     Limits,
     PendingError,
     Record,
-    ResultsEntry,
     StoredResult,
 )
 from .detached import DetachedGroup
+from .output import OutputEntry, OutputRecord
 from .recorded import PENDING, PURGED, Chunk, RecordedGroup, Search
 from .sql_connection import Connection, DatabaseCorrupt
 from .sql_detached import DetachedStore
 from .sql_purge import Purger
-from .sql_rows import Row, read_chunk, read_entry
+from .sql_rows import Row, read_chunk, read_entry, read_outputs
 from .sql_text import narrow
 from .sql_write import Batch, Ledger, LiveGroup
 
@@ -81,7 +83,7 @@ class SqlDatabase:
         with self._connected():
             pass
 
-    def write(self, entries: Sequence[GroupEntry | ResultsEntry]) -> None:
+    def write(self, entries: Sequence[Entry]) -> None:
         """Take in entries, in one transaction."""
         with self._connected() as connection:
             batch = Batch(self._ledger, connection)
@@ -89,6 +91,8 @@ class SqlDatabase:
                 for entry in entries:
                     if isinstance(entry, GroupEntry):
                         batch.add_group(entry)
+                    elif isinstance(entry, OutputEntry):
+                        batch.add_output(entry)
                     else:
                         batch.add_results(entry)
                 with connection.transaction():
@@ -109,6 +113,12 @@ class SqlDatabase:
         with self._connected() as connection:
             found = self._task(connection, msg_id)
             return None if found is None else found[0].result(found[1])
+
+    def outputs(self, msg_id: str) -> list[OutputRecord]:
+        """Return the output of a task."""
+        with self._connected() as connection:
+            found = self._task(connection, msg_id)
+            return [] if found is None else found[0].outputs(found[1])
 
     def find(self, query: dict[str, Any], keys: Sequence[str] | None = None) -> list[Record]:
         """Return the records that match, in the order of submission."""
@@ -260,6 +270,8 @@ class SqlDatabase:
             self._detached.take_over(connection)
         [(last,)] = connection.rows(text.LAST_NUMBER)
         self._ledger.next_number = max(self._ledger.next_number, 0 if last is None else last + 1)
+        [(last,)] = connection.rows(text.LAST_SERIAL)
+        self._ledger.next_serial = max(self._ledger.next_serial, 0 if last is None else last + 1)
         if self._was_open:
             self._rescue(connection)
         else:
@@ -315,6 +327,7 @@ class SqlDatabase:
         index = seq - entry.first
         chunks = connection.rows(text.CHUNK_OF_TASK, (rows[0][0], index))
         group = RecordedGroup(entry, [read_chunk(connection, row) for row in chunks])
+        group.read_outputs = partial(read_outputs, connection, rows[0][0])
         return None if group.status(index) == PURGED else (group, index, rows[0])
 
     def _groups(
@@ -335,7 +348,10 @@ class SqlDatabase:
         marks = ", ".join("?" * len(rows))
         for row in connection.rows(text.CHUNKS_OF.format(marks=marks), list(chunks)):
             chunks[row[0]].append(read_chunk(connection, row))
-        return [RecordedGroup(read_entry(row), chunks[row[0]]) for row in rows]
+        groups = [RecordedGroup(read_entry(row), chunks[row[0]]) for row in rows]
+        for row, group in zip(rows, groups, strict=True):
+            group.read_outputs = partial(read_outputs, connection, row[0])
+        return groups
 
     # -- forgetting ---------------------------------------------------------------------------
 

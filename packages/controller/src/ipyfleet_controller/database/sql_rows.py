@@ -8,11 +8,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, TypeAlias
 
+from ipyfleet_protocol.codec import decode_part
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.messages import Columns
 
 from . import sql_text as text
 from .base import GroupEntry
+from .output import OutputRecord
 from .recorded import Chunk
 from .sql_connection import Connection
 
@@ -54,6 +56,15 @@ def read_chunk(connection: Connection, row: Row) -> Chunk:
     )
 
 
+def read_outputs(connection: Connection, number: int) -> list[OutputRecord]:
+    """Return the output of a group's tasks, in the order in which it came."""
+    return [
+        item
+        for (content,) in connection.rows(text.OUTPUTS_OF, (number,))
+        for item in decode_part(bytes(content), list[OutputRecord])
+    ]
+
+
 def _read_frames(connection: Connection, number: int, start: int, has_buffers: bool) -> list[Frame]:
     frames: list[Frame] = [row[0] for row in connection.rows(text.PACKED, (number, start))]
     if has_buffers:
@@ -61,4 +72,4 @@ def _read_frames(connection: Connection, number: int, start: int, has_buffers: b
     return frames
 
 
-__all__ = ["Row", "read_chunk", "read_entry"]
+__all__ = ["Row", "read_chunk", "read_entry", "read_outputs"]

@@ -17,6 +17,7 @@ from ipyfleet_protocol.ids import parse_msg_id
 # The tables' names have a number that grows with their form, so that a release that needs another
 # form makes its own and never has to understand, or spoil, those of another.
 GROUPS, RESULTS, BUFFERS = "ipyfleet_groups_2", "ipyfleet_results_2", "ipyfleet_buffers_2"
+OUTPUTS = "ipyfleet_outputs_2"
 
 MAX_SEQ = 1 << 62
 """Sequence numbers stay below."""
@@ -39,6 +40,9 @@ SCHEMA = (
     f"""CREATE TABLE IF NOT EXISTS {BUFFERS} (
         number BIGINT NOT NULL, start BIGINT NOT NULL, place BIGINT NOT NULL,
         content {{blob}} NOT NULL, PRIMARY KEY (number, start, place))""",
+    f"""CREATE TABLE IF NOT EXISTS {OUTPUTS} (
+        number BIGINT NOT NULL, serial BIGINT NOT NULL, content {{blob}} NOT NULL,
+        PRIMARY KEY (number, serial))""",
 )
 
 # Work that was detached: groups with their payloads. Its form has a number of its own.
@@ -83,6 +87,13 @@ ADD_RESULTS = f"""INSERT INTO {RESULTS} ({CHUNK_COLUMNS}, packed)
 ADD_BUFFER = f"""INSERT INTO {BUFFERS} (number, start, place, content)
     VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
+ADD_OUTPUT = f"""INSERT INTO {OUTPUTS} (number, serial, content) VALUES (?, ?, ?)
+    ON CONFLICT DO NOTHING"""
+ADD_BYTES = f"UPDATE {GROUPS} SET n_bytes = n_bytes + ? WHERE number = ?"
+LAST_SERIAL = f"SELECT max(serial) FROM {OUTPUTS}"
+OUTPUTS_OF = f"SELECT content FROM {OUTPUTS} WHERE number = ? ORDER BY serial"
+SIZE_OF_OUTPUTS = f"SELECT sum(length(content)) FROM {OUTPUTS} WHERE number = ?"
+
 LAST_NUMBER = f"SELECT max(number) FROM {GROUPS}"
 TOTALS = f"SELECT sum(count - n_purged), sum(n_bytes) FROM {GROUPS}"
 GROUPS_OF_CLIENT = f"SELECT {GROUP_COLUMNS} FROM {GROUPS} WHERE client = ? ORDER BY first"
@@ -105,7 +116,9 @@ MARK_CHUNK = f"UPDATE {RESULTS} SET status = ? WHERE number = ? AND start = ?"
 EMPTY_CHUNK = f"""UPDATE {RESULTS} SET status = ?, loss = 'purged', sizes = ?, buffer_counts = ?,
     flags = ?, packed = ? WHERE number = ? AND start = ?"""
 DROP_BUFFERS_OF_CHUNK = f"DELETE FROM {BUFFERS} WHERE number = ? AND start = ?"
-DROP_GROUP = tuple(f"DELETE FROM {table} WHERE number = ?" for table in (GROUPS, RESULTS, BUFFERS))
+DROP_GROUP = tuple(
+    f"DELETE FROM {table} WHERE number = ?" for table in (GROUPS, RESULTS, BUFFERS, OUTPUTS)
+)
 OLDEST_ENDED = f"""SELECT number, count - n_purged, n_bytes FROM {GROUPS} WHERE n_live = 0
     ORDER BY number LIMIT ?"""
 TOO_OLD = f"""SELECT number, count - n_purged, n_bytes FROM {GROUPS} AS g

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ipyfleet_protocol.codec import encode_part
 from ipyfleet_protocol.messages import Columns
 
 from . import sql_text as text
 from .base import GroupEntry, ResultsEntry
 from .live import Coverage, GroupIndex, parts_beside
+from .output import OutputEntry, OutputRecord, bounded, room
 from .recorded import Chunk, cut
 from .sql_connection import Connection
 from .sql_rows import Row, read_entry
@@ -21,13 +23,23 @@ from .sql_rows import Row, read_entry
 class LiveGroup:
     """A group that has tasks which have not ended."""
 
-    __slots__ = ("ended", "entry", "is_recorded", "n_bytes", "n_purged", "number", "touched")
+    __slots__ = (
+        "ended",
+        "entry",
+        "is_recorded",
+        "n_bytes",
+        "n_output",
+        "n_purged",
+        "number",
+        "touched",
+    )
 
     def __init__(self, number: int, entry: GroupEntry) -> None:
         self.number = number
         self.entry = entry
         self.ended = Coverage()
         self.n_bytes = 0
+        self.n_output = 0
         self.n_purged = 0
         self.touched = entry.submitted
         self.is_recorded = False
@@ -65,7 +77,7 @@ class Ledger:
 
     Attributes:
         live: the groups that have tasks which have not ended.
-        next_number: number of the next group.
+        next_number, next_serial: number of the next group, and of the next row of output.
         first_of_run: the first number of this run; groups before it were left by earlier ones.
         n_records, n_bytes: what there is.
     """
@@ -73,6 +85,7 @@ class Ledger:
     def __init__(self) -> None:
         self.live: GroupIndex[LiveGroup] = GroupIndex()
         self.next_number = 0
+        self.next_serial = 0
         self.first_of_run = 0
         self.n_records = 0
         self.n_bytes = 0
@@ -97,13 +110,20 @@ class Batch:
     def __init__(self, ledger: Ledger, connection: Connection) -> None:
         self._ledger = ledger
         self._connection = connection
-        self._before = (ledger.next_number, ledger.n_records, ledger.n_bytes)
+        self._before = (
+            ledger.next_number,
+            ledger.next_serial,
+            ledger.n_records,
+            ledger.n_bytes,
+        )
         self._new: list[LiveGroup] = []
         # Groups that were there before, with what they were like.
-        self._changed: dict[LiveGroup, tuple[Coverage, int, float]] = {}
+        self._changed: dict[LiveGroup, tuple[Coverage, int, int, float]] = {}
         self._fresh: set[LiveGroup] = set()
         self._results: list[Row] = []
         self._buffers: list[Row] = []
+        self._outputs: list[Row] = []
+        self._late: list[Row] = []
 
     def add_group(self, entry: GroupEntry) -> None:
         """Take in a group."""
@@ -119,14 +139,51 @@ class Batch:
     def add_results(self, entry: ResultsEntry) -> None:
         """Take in results of groups that are alive."""
         for group, start, stop in self._ledger.live.runs(entry):
-            if group not in self._fresh and group not in self._changed:
-                self._changed[group] = (group.ended.copy(), group.n_bytes, group.touched)
+            self._note_change(group)
             for begin, end in group.ended.add(start, stop):
                 chunk = cut(entry, group.entry, begin, end)
                 group.n_bytes += chunk.n_bytes
                 self._ledger.n_bytes += chunk.n_bytes
                 self._add_chunk(group.number, chunk)
             group.touched = max(group.touched, entry.received)
+
+    def add_output(self, entry: OutputEntry) -> None:
+        """Take in output, mostly of groups that are alive."""
+        left = entry.items
+        for group in self._ledger.live.overlapping(entry.client, entry.first, entry.count):
+            first, end = group.entry.first, group.entry.first + group.entry.count
+            ours = [item for item in left if first <= item.seq < end]
+            if not ours:
+                continue
+            left = [item for item in left if not first <= item.seq < end]
+            self._note_change(group)
+            items, n_bytes = bounded(ours, room(group.entry.count, group.n_output))
+            group.n_output += n_bytes
+            group.n_bytes += n_bytes
+            self._add_items(group.number, items, n_bytes)
+        for item in left:
+            self._add_late(entry.client, item)
+
+    def _add_late(self, client: bytes, item: OutputRecord) -> None:
+        """Take in output that comes after the end of its whole group."""
+        rows = self._connection.rows(text.GROUP_OF_TASK, (client, item.seq, item.seq))
+        if not rows:
+            return
+        number, count = rows[0][0], rows[0][3]
+        [(n_kept,)] = self._connection.rows(text.SIZE_OF_OUTPUTS, (number,))
+        items, n_bytes = bounded([item], room(count, int(n_kept or 0)))
+        self._late.append((n_bytes, number))
+        self._add_items(number, items, n_bytes)
+
+    def _add_items(self, number: int, items: list[OutputRecord], n_bytes: int) -> None:
+        self._ledger.n_bytes += n_bytes
+        self._outputs.append((number, self._ledger.next_serial, encode_part(items)))
+        self._ledger.next_serial += 1
+
+    def _note_change(self, group: LiveGroup) -> None:
+        if group not in self._fresh and group not in self._changed:
+            before = (group.ended.copy(), group.n_bytes, group.n_output, group.touched)
+            self._changed[group] = before
 
     def write(self) -> None:
         """Run the statements; within a transaction."""
@@ -137,6 +194,10 @@ class Batch:
             connection.run_many(text.ADD_RESULTS, self._results)
         if self._buffers:
             connection.run_many(text.ADD_BUFFER, self._buffers)
+        if self._outputs:
+            connection.run_many(text.ADD_OUTPUT, self._outputs)
+        if self._late:
+            connection.run_many(text.ADD_BYTES, self._late)
         if self._changed:
             rows = [(*group.changing(), group.number) for group in self._changed]
             connection.run_many(text.UPDATE_GROUP, rows)
@@ -146,9 +207,10 @@ class Batch:
         ledger = self._ledger
         for group in self._new:
             ledger.live.remove(group)
-        for group, (ended, n_bytes, touched) in self._changed.items():
+        for group, (ended, n_bytes, n_output, touched) in self._changed.items():
             group.ended, group.n_bytes, group.touched = ended, n_bytes, touched
-        ledger.next_number, ledger.n_records, ledger.n_bytes = self._before
+            group.n_output = n_output
+        ledger.next_number, ledger.next_serial, ledger.n_records, ledger.n_bytes = self._before
 
     def done(self) -> set[bytes]:
         """Note that it is committed; return the clients of groups that have ended by it."""
