@@ -4,7 +4,9 @@
     python -m benchmarks.magics --runs 5 --ipyparallel /path/to/another/bin/python
 
 Each peer runs in a Jupyter kernel of its own with two engines; the peers take turns. A latency is
-measured inside the kernel, around the call of the magic, with its output going to the frontend. The
+measured inside the kernel, around the call of the magic, with its output going to the frontend;
+beside it the CPU time of the kernel, the controller and the engines, and how often their threads
+woke up, which say the same on a machine that does other things, too. The
 flood is measured by the frontend: one engine prints 100,000 lines, and what counts is when the last
 one is there, how large the cell's outputs are as a notebook stores them, and by how much the
 kernel's memory has grown at its peak.
@@ -28,33 +30,56 @@ from jupyter_client.manager import KernelManager
 
 PEERS = ("ipyfleet", "ipyparallel")
 LINES = 100_000
-CALLS = 100
+CALLS = 200
 TIMEOUT_S = 180.0
 
 _LATENCY = """
-import json, statistics, time
+import json, os, pathlib, psutil, statistics, time
 from IPython import get_ipython
 
-def median_ms(call, calls):
+def spent():
+    # Of this process and all that it has started: CPU seconds, and how often a thread woke up.
+    cpu_s = wakeups = 0
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        times = process.cpu_times()
+        cpu_s += times.user + times.system
+        for thread in pathlib.Path(f"/proc/{{process.pid}}/task").iterdir():
+            for line in (thread / "status").read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches"):
+                    wakeups += int(line.split()[1])
+    return cpu_s, wakeups
+
+def measure(name, call):
     for _ in range(5):
         call()
     taken = []
-    for _ in range(calls):
+    before = spent()
+    for _ in range({calls}):
         start = time.perf_counter()
         call()
         taken.append(time.perf_counter() - start)
-    return 1000 * statistics.median(taken)
+    cpu_s, wakeups = (after - was for after, was in zip(spent(), before))
+    return {{
+        name: 1000 * statistics.median(taken),
+        name + ": CPU time": 1000 * cpu_s / {calls},
+        name + ": wake-ups": wakeups / {calls},
+    }}
 
 ip = get_ipython()
 figures = {{
-    "%px pass": median_ms(lambda: ip.run_line_magic("px", "pass"), {calls}),
-    "%%px print": median_ms(lambda: ip.run_cell_magic("px", "", "print('hi')\\n"), {calls}),
+    **measure("%px pass", lambda: ip.run_line_magic("px", "pass")),
+    **measure("%%px print", lambda: ip.run_cell_magic("px", "", "print('hi')\\n")),
 }}
 """
 
 _FIGURES = {
     "%px pass": "ms",
+    "%px pass: CPU time": "ms",
+    "%px pass: wake-ups": "threads",
     "%%px print": "ms",
+    "%%px print: CPU time": "ms",
+    "%%px print: wake-ups": "threads",
     "flood: last line": "s",
     "flood: notebook": "MB",
     "flood: client memory": "MB",
