@@ -109,6 +109,19 @@ def test_terminal(ipython: Terminal) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_threads_print_in_a_terminal(ipython: Terminal) -> None:
+    """What a thread of a cell prints when the cell has ended is shown at once, behind its prefix."""
+    thread = "threading.Thread(target=lambda: (go.wait(60), print('late'))).start()"
+    shown = ipython.run(f"%px import threading; go = threading.Event(); {thread}")
+    assert "late" not in shown.replace("'late'", "")
+    ipython.type("_ = rc[0].execute('go.set()')")
+    ipython.wait_for(r"\[stdout:0\] late")
+    ipython.type("_ = rc[1:].execute('go.set()')")
+    engines = {ipython.wait_for("late")[-3:-2] for _ in range(3)}
+    assert engines == {"1", "2", "3"}
+
+
+@pytest.mark.timeout(120)
 def test_ctrl_c_in_a_terminal(ipython: Terminal) -> None:
     """Ctrl-C in a blocking cell says that it interrupts the engines, which are usable after it."""
     ipython.type("%px import time; print('begun', flush=True); time.sleep(60)")
