@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 from ipyfleet_protocol import messages as m
-from ipyfleet_protocol.codec import decode, decode_part, encode, split, split_output
+from ipyfleet_protocol.codec import decode, decode_part, encode, encode_part, split, split_output
 from ipyfleet_protocol.columns import Payloads, PayloadWriter, read_float64, read_uint32
 from ipyfleet_protocol.connection import (
     ConnectionInfo,
@@ -312,15 +312,22 @@ class FakeController:
         host: str = "",
         client: PeerId = CLIENT,
         balanced: bool = False,
+        blobs: bool = False,
     ) -> list[int]:
-        """Place tasks at an engine; returns their seqs. `function` may be a bare header."""
+        """Place tasks at an engine; returns their seqs. `function` may be a bare header.
+
+        With `blobs` large arguments are handles (of nothing).
+        """
         writer = PayloadWriter()
         for call in calls:
             if method == "execute":
                 writer.append(call.encode())
             else:
                 packed = pack_call(*call)
-                writer.append(packed.pickle, [(b, False) for b in packed.buffers])
+                handle = encode_part(m.BlobHandle(f"{client.hex()}-0", 1 << 20))
+                writer.append(
+                    packed.pickle, [(handle if blobs else b, blobs) for b in packed.buffers]
+                )
         columns, frames = writer.finish()
         header = None
         if isinstance(function, m.Function):

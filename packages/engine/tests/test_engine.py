@@ -137,6 +137,20 @@ def test_large_results_travel_as_blobs_on_one_host(shared: Any) -> None:
     assert inline.blobs.strip(b"\0") == b"" and inline.value == bytes(size)
 
 
+def test_large_arguments_that_are_on_another_host(shared: Any) -> None:
+    """A balanced task whose arguments are in another host's shared memory is one for others."""
+    call = ((b"x" * (1 << 20),), {})
+    elsewhere = {"host": "0" * 32, "blobs": True}
+    [unmet] = shared.results(
+        shared.run(shared.engine, "apply", [call], len, balanced=True, **elsewhere)
+    )
+    assert unmet.status == m.UNMET
+    [failed] = shared.results(shared.run(shared.engine, "apply", [call], len, **elsewhere))
+    assert failed.status == m.FAILED
+    assert failed.error.ename == "UnmetDependency"
+    assert "another host" in failed.error.evalue
+
+
 def test_what_is_returned_is_a_snapshot(shared: Any) -> None:
     """A later task that changes an object does not change a result that has not been sent."""
     shared.execute(shared.engine, "shared_data = bytearray(100_000)")

@@ -33,7 +33,7 @@ from typing import Any, Protocol
 from ipyfleet_protocol.blobs import BlobStore, map_blob
 from ipyfleet_protocol.codec import decode_part, encode_part, split
 from ipyfleet_protocol.columns import Frame, Payloads
-from ipyfleet_protocol.errors import is_unmet
+from ipyfleet_protocol.errors import UnmetDependency, is_unmet
 from ipyfleet_protocol.messages import (
     OK,
     BlobHandle,
@@ -59,6 +59,10 @@ SEND_INTERVAL_S = 0.001
 TURN_S = 0.010
 BUFFER_MAX_BYTES = 1024 * 1024
 
+_ELSEWHERE = (
+    "the task's large arguments are in the shared memory of another host than this engine's, which "
+    "joined when they were there already; make the call again, and they travel in the message"
+)
 
 Visit = Callable[[], Coroutine[Any, Any, None]]
 """Work that is no task, awaited between two tasks."""
@@ -111,6 +115,7 @@ class TaskRunner:
         self._loop = loop
         self._interrupts = interrupts
         self._blob_dir: Path = blobs.directory
+        self._host = host
         self._running = mark.cell
         self._channel: Sender | None = None
         self._awaited_task: RunningTask | None = None
@@ -329,6 +334,8 @@ class TaskRunner:
         out = []
         for frame, is_blob in zip(frames, piece.payloads.buffer_blobs(at), strict=True):
             if is_blob:
+                if piece.info.host != self._host:
+                    raise UnmetDependency(_ELSEWHERE)
                 out.append(map_blob(self._blob_dir, decode_part(frame, BlobHandle)))
             elif piece.info.shared and piece.info.count > 1:
                 # Each of the tasks may write into its arrays.
