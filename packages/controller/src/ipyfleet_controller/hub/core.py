@@ -341,7 +341,9 @@ class HubCore:
     def _end_gathering(self, gathering: Gathering) -> list[HubInstruction]:
         """Have the scheduler put all together, then answer whoever was kept waiting."""
         self._gathering = None
-        out: list[HubInstruction] = [TellScheduler(sev.GatheredEvent())]
+        clients = self.registry.of_role("client")
+        missing = [c.peer for c in clients if c.is_missing or c.peer in self.resubmitting]
+        out: list[HubInstruction] = [TellScheduler(sev.GatheredEvent(missing))]
         for peer, instructions in gathering.welcomes.items():
             if peer in self.registry.peers:
                 out += instructions

@@ -109,10 +109,10 @@ class SchedulerCore:
         return self._resumer.begin(now)
 
     def _handle_gathered(self, event: ev.GatheredEvent, now: float) -> list[Instruction]:
-        return self._resumer.gathered(now)
+        return self._resumer.gathered(event.missing, now)
 
     def _handle_resubmitted(self, event: ev.ResubmittedEvent, now: float) -> list[Instruction]:
-        return self._resumer.complete(event.client)
+        return self._resumer.complete(event.client, now)
 
     def _handle_engine_lost(self, event: ev.EngineLostEvent, now: float) -> list[Instruction]:
         out = self._resumer.note_lost(event.engine_id, now)
@@ -120,26 +120,23 @@ class SchedulerCore:
 
     def _handle_client_left(self, event: ev.ClientLeftEvent, now: float) -> list[Instruction]:
         self.state.functions.drop_client(event.client)
-        self._resumer.note_client_left(event.client)
-        return []
+        return self._resumer.note_client_left(event.client, now)
 
     def _handle_submit(self, event: ev.SubmitEvent, now: float) -> list[Instruction]:
-        if self._resumer.is_gathering:
-            self._resumer.keep(event)
-            return []
-        return self._resumer.submit(event, now)
+        return self._resumer.take(event, now)
 
     def _handle_cancel(self, event: ev.CancelEvent, now: float) -> list[Instruction]:
-        if self._resumer.is_gathering:
-            self._resumer.keep(event)
-            return []
-        return self._canceller.cancel(event, now)
+        return self._resumer.take(event, now)
 
     def _handle_results(self, event: ev.ResultsEvent, now: float) -> list[Instruction]:
         return self._settler.results(event, now)
 
     def _handle_recalled(self, event: ev.RecalledEvent, now: float) -> list[Instruction]:
         return self._settler.recalled(event, now)
+
+    def _handle_ended_found(self, event: ev.EndedFoundEvent, now: float) -> list[Instruction]:
+        self._dependencies.take_answer(event.number, event.found, now)
+        return []
 
     def _handle_place(self, event: ev.PlaceEvent, now: float) -> list[Instruction]:
         if self._resumer.is_gathering:
@@ -168,6 +165,7 @@ class SchedulerCore:
         ev.CancelEvent: _handle_cancel,
         ev.ResultsEvent: _handle_results,
         ev.RecalledEvent: _handle_recalled,
+        ev.EndedFoundEvent: _handle_ended_found,
         ev.PlaceEvent: _handle_place,
         ev.TickEvent: _handle_tick,
     }

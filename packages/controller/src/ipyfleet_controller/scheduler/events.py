@@ -12,6 +12,8 @@ from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.ids import EngineId, PeerId
 from ipyfleet_protocol.messages import Group, HeldTasks, Results, SeqRange
 
+from .instructions import EndedTask
+
 
 class EngineJoinedEvent(msgspec.Struct):
     """An engine is registered and its task channel is connected; `resources` as in `Hello`."""
@@ -61,7 +63,13 @@ class GatherEvent(msgspec.Struct):
 
 
 class GatheredEvent(msgspec.Struct):
-    """All that could be gathered has come: put it together, and go on."""
+    """All that could be gathered has come: put it together, and go on.
+
+    Attributes:
+        missing: clients that were here before, and may still come.
+    """
+
+    missing: list[PeerId] = msgspec.field(default_factory=list)
 
 
 class ResubmittedEvent(msgspec.Struct):
@@ -124,6 +132,15 @@ class CancelEvent(msgspec.Struct):
     grace_s: float = 1.0
 
 
+class EndedFoundEvent(msgspec.Struct):
+    """What the records know of tasks that were asked for with `FindEnded`; of those that they do not
+    know, or that have not ended, nothing.
+    """
+
+    number: int
+    found: list[EndedTask]
+
+
 class PlaceEvent(msgspec.Struct):
     """Place what can be placed. The driver sends it once per turn of its loop, after all that
     had arrived.
@@ -149,6 +166,7 @@ SchedulerEvent: TypeAlias = (
     | ResultsEvent
     | RecalledEvent
     | CancelEvent
+    | EndedFoundEvent
     | PlaceEvent
     | TickEvent
 )

@@ -22,7 +22,7 @@ these drops them. Where two engines claim a task, the later attempt counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from ipyfleet_protocol.codec import SliceFrames
 from ipyfleet_protocol.columns import uint32_column
@@ -40,6 +40,7 @@ from .instructions import Instruction, SendDrop, WakeAt
 from .prefetch import Estimate
 from .runs import Constraint, Run
 from .state import SchedulerState
+from .tracker import UNSURE
 
 _Drops = dict[tuple[EngineId, PeerId], list[PlacedRange]]
 
@@ -77,6 +78,9 @@ class Resumer:
         self._dependencies = dependencies
         self._kept: list[ev.SubmitEvent | ev.CancelEvent | ev.EngineHoldsEvent] = []
         self._complete: set[PeerId] = set()
+        self._missing: set[PeerId] = set()
+        # Clients whose submissions wait for those of missing ones, on which they depend.
+        self._behind: set[PeerId] = set()
         self._claimed: dict[PeerId, list[ClaimedGroup]] = {}
         self._ended: dict[PeerId, list[tuple[int, int, State]]] = {}
 
@@ -121,28 +125,71 @@ class Resumer:
         self._state.patience_until = now + PATIENCE_S
         return [WakeAt(self._state.patience_until)]
 
-    def keep(self, event: ev.SubmitEvent | ev.CancelEvent) -> None:
-        """Keep what a client says until all is there."""
-        self._kept.append(event)
+    def take(self, event: ev.SubmitEvent | ev.CancelEvent, now: float) -> list[Instruction]:
+        """Deal with what a client says, now or when what it may depend on is there."""
+        has_to_wait = self.is_gathering or event.client in self._behind
+        if has_to_wait or (self._missing and isinstance(event, ev.SubmitEvent)):
+            self._kept.append(event)
+            return [] if has_to_wait else self._let_in(now)
+        if isinstance(event, ev.SubmitEvent):
+            return self._submit(event, now)
+        return self._canceller.cancel(event, now)
 
-    def gathered(self, now: float) -> list[Instruction]:
-        """Put together what was gathered."""
+    def gathered(self, missing: Iterable[PeerId], now: float) -> list[Instruction]:
+        """Put together what was gathered.
+
+        Args:
+            missing: clients that may still come, and submit again what they had.
+            now: the time.
+        """
         self.is_gathering = False
-        kept, self._kept = self._kept, []
+        self._missing.update(missing)
+        holds = [event for event in self._kept if isinstance(event, ev.EngineHoldsEvent)]
+        self._kept = [event for event in self._kept if not isinstance(event, ev.EngineHoldsEvent)]
+        out = self._let_in(now)
+        for event in holds:
+            out += self.holds(event, now)
+        return [*out, *self._cancel(now)]
+
+    def _let_in(self, now: float) -> list[Instruction]:
+        """Let in what was kept, but for what depends on tasks that are still missing."""
+        submits = [event for event in self._kept if isinstance(event, ev.SubmitEvent)]
+        self._kept = [event for event in self._kept if isinstance(event, ev.CancelEvent)]
         out: list[Instruction] = []
-        submits = [event for event in kept if isinstance(event, ev.SubmitEvent)]
-        for submit in _in_order(self._state, submits):
-            self._note_gaps(submit)
-            out += self.submit(submit, now)
-        for event in kept:
-            if isinstance(event, ev.EngineHoldsEvent):
-                out += self.holds(event, now)
-        for event in kept:
-            if isinstance(event, ev.CancelEvent):
+        self._behind = set()
+        for event in _in_order(self._state, submits, self._missing):
+            if isinstance(event, list):
+                self._kept = [*event, *self._kept]
+                self._behind = {kept.client for kept in event}
+                break
+            self._note_gaps(event)
+            out += self._submit(event, now)
+        return out
+
+    def _cancel(self, now: float) -> list[Instruction]:
+        cancels = [event for event in self._kept if isinstance(event, ev.CancelEvent)]
+        out: list[Instruction] = []
+        for event in cancels:
+            if event.client not in self._behind:
+                self._kept.remove(event)
                 out += self._canceller.cancel(event, now)
         return out
 
-    def submit(self, event: ev.SubmitEvent, now: float) -> list[Instruction]:
+    def _note_found(self, client: PeerId, now: float) -> list[Instruction]:
+        """Take in that nothing more is missing of a client; others may have waited for that."""
+        if client not in self._missing:
+            return []
+        self._missing.discard(client)
+        if not self._behind:
+            return []
+        waited = self._behind
+        out = [*self._let_in(now), *self._cancel(now)]
+        for each in waited - self._behind:
+            if each in self._complete:
+                out += self._drop_claims(each)
+        return out
+
+    def _submit(self, event: ev.SubmitEvent, now: float) -> list[Instruction]:
         """Let groups in, of which some tasks may have ended or be at engines."""
         client = event.client
         is_again = bool(self._claimed.get(client) or self._ended.get(client))
@@ -150,9 +197,7 @@ class Resumer:
             return self._admission.submit(event, now)
         held: list[tuple[EngineQueue, Slice]] = []
         for claimed in list(self._claimed.get(client, ())):
-            if any(
-                group.first < claimed.end and claimed.first < _end(group) for group in event.groups
-            ):
+            if any(g.first < claimed.end and claimed.first < _end(g) for g in event.groups):
                 held += self._dissolve(claimed)
         out = self._admission.submit(event, now)
         for group in event.groups:
@@ -177,7 +222,7 @@ class Resumer:
                 if at < first:
                     gap = ClaimedGroup(client, at, first - at)
                     gap.states[:] = bytes((State.OK,)) * gap.count
-                    ended.note(gap)
+                    ended.note(gap, UNSURE)
                 at = end
             at = _end(group)
 
@@ -199,21 +244,29 @@ class Resumer:
         self._note_more(engine)
         return self._tell(drops)
 
-    def complete(self, client: PeerId) -> list[Instruction]:
+    def complete(self, client: PeerId, now: float) -> list[Instruction]:
         """Take in that a client has submitted all that has not ended."""
         self._complete.add(client)
+        if self.is_gathering:
+            return []
+        out = [] if client in self._behind else self._drop_claims(client)
+        return [*out, *self._note_found(client, now)]
+
+    def _drop_claims(self, client: PeerId) -> list[Instruction]:
+        """Have engines drop what a client has not submitted again: it has ended."""
         drops: _Drops = {}
-        if not self.is_gathering:
-            for claimed in self._claimed.pop(client, ()):
-                self._claim_again(self._dissolve(claimed), drops)
-            self._ended.pop(client, None)
+        for claimed in list(self._claimed.get(client, ())):
+            self._claim_again(self._dissolve(claimed), drops)
+        self._claimed.pop(client, None)
+        self._ended.pop(client, None)
         return self._tell(drops)
 
-    def note_client_left(self, client: PeerId) -> None:
+    def note_client_left(self, client: PeerId, now: float) -> list[Instruction]:
         """Forget what would matter if a client came back; its tasks go on."""
         self._complete.discard(client)
         self._claimed.pop(client, None)
         self._ended.pop(client, None)
+        return self._note_found(client, now)
 
     # -- claims -------------------------------------------------------------------------------
 
@@ -253,7 +306,9 @@ class Resumer:
         drops: _Drops,
     ) -> None:
         end = claim.first + claim.count
-        known = end if client in self._complete else min(max(index.next_seq, claim.first), end)
+        known = min(max(index.next_seq, claim.first), end)
+        if client in self._complete and client not in self._behind:
+            known = end
         if claim.first < known:
             _drop(drops, engine, client, _part(claim, claim.first, known))
         if known == end:
@@ -397,9 +452,11 @@ class Resumer:
         ]
 
 
-def _in_order(state: SchedulerState, events: list[ev.SubmitEvent]) -> Iterator[ev.SubmitEvent]:
+def _in_order(
+    state: SchedulerState, events: list[ev.SubmitEvent], missing: Collection[PeerId]
+) -> Iterator[ev.SubmitEvent | list[ev.SubmitEvent]]:
     """Yield the groups of some events, those of a client in its order, so that each comes after
-    those that it depends on.
+    those that it depends on; at last a list of those that depend on tasks of missing clients.
     """
     queues: dict[PeerId, list[tuple[Group, SliceFrames]]] = {}
     for event in events:
@@ -408,36 +465,42 @@ def _in_order(state: SchedulerState, events: list[ev.SubmitEvent]) -> Iterator[e
 
     def is_known(dependency: Dependency | None) -> bool:
         for piece in dependency.tasks if dependency is not None else ():
-            index = state.groups.get(PeerId(piece.client))
+            client = PeerId(piece.client)
+            index = state.groups.get(client)
             next_seq = index.next_seq if index is not None else 0
-            if piece.client in queues and next_seq < piece.first + piece.count:
+            if (client in queues or client in missing) and next_seq < piece.first + piece.count:
                 return False
         return True
+
+    def n_ready(queue: list[tuple[Group, SliceFrames]]) -> int:
+        for count, (group, _) in enumerate(queue):
+            options = group.options
+            if options.after is not None or options.follow is not None:
+                # By itself: it may depend on one of those before.
+                return count or int(is_known(options.after) and is_known(options.follow))
+        return len(queue)
 
     while queues:
         is_stuck = True
         for client, queue in list(queues.items()):
-            count = 0
-            while count < len(queue):
-                options = queue[count][0].options
-                if options.after is not None or options.follow is not None:
-                    # One that others of this event may come before.
-                    if count or not (is_known(options.after) and is_known(options.follow)):
-                        break
-                    count = 1
-                    break
-                count += 1
+            count = n_ready(queue)
             if count:
                 is_stuck = False
-                part, queues[client] = queue[:count], queue[count:]
-                yield ev.SubmitEvent(client, [g for g, _ in part], [f for _, f in part])
-            if not queues[client]:
+                yield _submit_event(client, queue[:count])
+                del queue[:count]
+            if not queue:
                 del queues[client]
+        if is_stuck and missing:
+            yield [_submit_event(client, queue) for client, queue in queues.items()]
+            return
         if is_stuck:
             # They depend on what nobody knows. Each is told so.
-            for client, queue in queues.items():
-                yield ev.SubmitEvent(client, [g for g, _ in queue], [f for _, f in queue])
+            yield from (_submit_event(client, queue) for client, queue in queues.items())
             return
+
+
+def _submit_event(client: PeerId, pairs: list[tuple[Group, SliceFrames]]) -> ev.SubmitEvent:
+    return ev.SubmitEvent(client, [group for group, _ in pairs], [frames for _, frames in pairs])
 
 
 def _end(piece: Group | PlacedRange) -> int:
