@@ -110,7 +110,7 @@ def test_terminal(ipython: Terminal) -> None:
 
 @pytest.mark.timeout(120)
 def test_threads_print_in_a_terminal(ipython: Terminal) -> None:
-    """What a thread of a cell prints when the cell has ended is shown at once, behind its prefix."""
+    """What a thread of a cell prints after its end is shown at once, behind its prefix."""
     thread = "threading.Thread(target=lambda: (go.wait(60), print('late'))).start()"
     shown = ipython.run(f"%px import threading; go = threading.Event(); {thread}")
     assert "late" not in shown.replace("'late'", "")
