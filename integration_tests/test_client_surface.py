@@ -118,6 +118,33 @@ def test_results_of_a_client_that_is_gone(cluster: Any, client: ipf.Client) -> N
     assert client.get_result(mapped[7], block=True) == 8
 
 
+def test_output_of_a_client_that_is_gone(
+    cluster: Any, client: ipf.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What tasks have printed and displayed is found by msg_id, too, and shown as ever."""
+    code = "import sys\nprint('out', 1)\nprint('err', file=sys.stderr)\ndisplay({'a': 2})\n6 * 7"
+    with cluster.connect_client_sync() as other:
+        ar = other[:].execute(code, silent=False)
+        ar.wait(TIMEOUT_S)
+        assert ar.wait_for_output(TIMEOUT_S)
+        msg_ids, shown = ar.msg_ids, ar.outputs
+        quiet = other[0].apply_async(lambda: 1)
+        quiet.wait(TIMEOUT_S)
+    found = client.get_result(msg_ids)
+    assert found.wait(TIMEOUT_S)
+    assert found.wait_for_output(TIMEOUT_S)
+    assert found.stdout == ["out 1\n"] * 2
+    assert found.stderr == ["err\n"] * 2
+    assert found.outputs == shown
+    assert [reply.execute_result["data"]["text/plain"] for reply in found.get()] == ["42", "42"]
+    capsys.readouterr()
+    found.display_outputs()
+    assert "[stdout:1] out 1" in capsys.readouterr().out
+    nothing = client.get_result(quiet.msg_ids[0])
+    assert nothing.get(TIMEOUT_S) == 1
+    assert (nothing.stdout, nothing.outputs) == ("", [])
+
+
 def test_own_results_after_they_were_dropped(client: ipf.Client) -> None:
     """A result that nobody holds any more can be had again."""
     client[0].apply_async(lambda: 11).get(TIMEOUT_S)

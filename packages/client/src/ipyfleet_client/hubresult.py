@@ -16,6 +16,7 @@ import msgspec
 
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.metadata import Metadata, as_datetime
+from ipyfleet_client.outputs import TaskOutput
 from ipyfleet_client.pending import PENDING, STATUS_NAMES, Segment, Work
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import encode_part
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ipyfleet_client.client import Client
 
 _STATUSES = {name: status for status, name in STATUS_NAMES.items()}
-_RECORDED = ("label", "engine_uuid", "stdout", "stderr", "execute_input", "execute_result")
+_RECORDED = ("label", "engine_uuid")
 """Fields of a record that metadata have, too."""
 
 
@@ -109,6 +110,7 @@ class AsyncHubResult(AsyncResult):
             self._records[index] = record
             work.methods[index] = record["method"]
             if record["status"] is not None:
+                self._add_outputs(index, record.pop("outputs", ()))
                 self._add(index, record, payload)
         known = [record for record in self._records if record]
         if known:
@@ -133,6 +135,20 @@ class AsyncHubResult(AsyncResult):
                 done.append(work)
         for ended in done:
             self._session._finish(ended)
+
+    def _add_outputs(self, index: int, items: Sequence[Any]) -> None:
+        """Take what a task has printed and displayed, as far as it was recorded."""
+        if not items:
+            return
+        output = TaskOutput()
+        for seq, number, kind, content, buffers, dropped_bytes in items:
+            item = m.OutputItem(seq, number, kind, content, len(buffers), dropped_bytes)
+            output.add(item, buffers)
+        output.close_gaps()
+        with self._session.link.lock:
+            if self._work.outputs is None:
+                self._work.outputs = {}
+            self._work.outputs[index] = output
 
     def _over(self, request: Future[Any]) -> None:
         """The hub will tell no more: because all is told, or because it refused or is gone."""
