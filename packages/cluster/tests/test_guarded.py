@@ -1,6 +1,7 @@
 """Controllers that die while somebody looks after them; they are stand-ins."""
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -16,6 +17,7 @@ from traitlets.config import Config
 
 from ipyfleet_cluster import Cluster
 from ipyfleet_cluster.leftovers import remove_all_leftovers
+from ipyfleet_cluster.processes import ProcessRef
 from ipyfleet_protocol.connection import load_connection_file
 from ipyfleet_testing.waiting import wait_until
 
@@ -121,6 +123,26 @@ def test_a_controller_that_was_asked_to_end_stays_so(make_guarded: MakeCluster):
     assert cluster.wait_ended_sync() is controller
     assert controller.exit_status == 0
     assert cluster.restarts == 0
+
+
+def test_a_cluster_that_is_dropped_is_stopped(tmp_path: Path, stand_in_config: Config):
+    """Looking after its controller does not keep a cluster alive that nobody holds any more."""
+    cluster = Cluster(
+        n=1, cluster_id="c", profile_dir=str(tmp_path / "profile"), config=stand_in_config
+    )
+    cluster.start_cluster_sync()
+    assert cluster.is_guarded
+    assert cluster.controller is not None
+    kill(cluster)
+    wait_restart(cluster, 1)
+    process = ProcessRef.of(cluster.controller.to_dict()["pid"])
+    del cluster
+
+    def is_gone() -> bool:
+        gc.collect()
+        return not process.is_alive()
+
+    wait_until(is_gone)
 
 
 def test_stopping_ends_the_guard(make_guarded: MakeCluster):

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Protocol
+from typing import Any, Protocol
 
 from .errors import LauncherError
 from .launchers.base import Launcher
@@ -46,7 +46,13 @@ class RestartPolicy:
 
 
 class Restartable(Protocol):
-    """The cluster, as its guard sees it. All are called in the guard's thread."""
+    """The cluster, as its guard sees it. All are called in the guard's thread.
+
+    Attributes:
+        controller: the launcher of the controller that runs, or ran last.
+    """
+
+    controller: Any
 
     def is_end_unasked(self, launcher: Launcher) -> bool:
         """Whether a controller that has ended should not have."""
@@ -77,7 +83,7 @@ class ControllerGuard:
         """Guard the controller of a launcher, which runs; the cluster is not kept alive."""
         self.ended: concurrent.futures.Future[Launcher] = concurrent.futures.Future()
         self._cluster = weakref.ref(cluster)
-        self._launcher = launcher
+        self._await_end = launcher.make_end_waiter()
         self._policy = RestartPolicy()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -109,32 +115,34 @@ class ControllerGuard:
 
     async def _guard(self) -> None:
         while True:
-            await self._launcher.wait_stopped()
+            await self._await_end()
             cluster = self._cluster()
             if cluster is None:
                 return
-            if not await self._restart(cluster):
+            launcher = cluster.controller
+            if launcher is None or not await self._restart(cluster, launcher):
                 return
             # It must be possible to let go of it while this thread waits.
-            del cluster
+            del cluster, launcher
 
-    async def _restart(self, cluster: Restartable) -> bool:
-        if not cluster.is_end_unasked(self._launcher):
-            self.ended.set_result(self._launcher)
+    async def _restart(self, cluster: Restartable, launcher: Launcher) -> bool:
+        if not cluster.is_end_unasked(launcher):
+            self.ended.set_result(launcher)
             return False
         delay_s = self._policy.next_delay(time.monotonic())
         if delay_s is None:
-            return await self._give_up(cluster)
-        cluster.note_restart(self._launcher, delay_s)
+            return await self._give_up(cluster, launcher)
+        cluster.note_restart(launcher, delay_s)
         await asyncio.sleep(delay_s)
         try:
-            self._launcher = await cluster.start_controller_again()
+            again = await cluster.start_controller_again()
         except LauncherError:
-            return await self._give_up(cluster)
+            return await self._give_up(cluster, launcher)
+        self._await_end = again.make_end_waiter()
         return True
 
-    async def _give_up(self, cluster: Restartable) -> bool:
+    async def _give_up(self, cluster: Restartable, launcher: Launcher) -> bool:
         # First of all, so that nobody takes what is stopped now for the cause.
-        self.ended.set_result(self._launcher)
-        await cluster.give_up_controller(self._launcher)
+        self.ended.set_result(launcher)
+        await cluster.give_up_controller(launcher)
         return False

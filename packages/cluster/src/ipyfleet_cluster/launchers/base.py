@@ -10,11 +10,17 @@ its own, announced in the entry-point group `ipyfleet.controller_launchers` or
 
 from __future__ import annotations
 
+import asyncio
 import enum
+import weakref
+from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from traitlets import Bool, Dict, Float, Int, List, Unicode
 from traitlets.config import LoggingConfigurable
+
+END_POLL_S = 0.2
+"""How often launchers that cannot be told look whether a process has ended."""
 
 
 class LauncherState(enum.Enum):
@@ -73,6 +79,21 @@ class Launcher(LoggingConfigurable):
     async def wait_stopped(self, timeout_s: float | None = None) -> bool:
         """Wait until the process is gone; return whether it went in time."""
         raise NotImplementedError
+
+    def make_end_waiter(self) -> Callable[[], Awaitable[object]]:
+        """Return a coroutine function that waits for the end of a process that runs.
+
+        It does not keep this launcher alive, whose parent is the cluster: who waits shall not keep
+        anybody from dropping that.
+        """
+        reference = weakref.ref(self)
+
+        async def wait() -> None:
+            while (launcher := reference()) is not None and launcher.is_running:
+                del launcher
+                await asyncio.sleep(END_POLL_S)
+
+        return wait
 
     def signal(self, signum: int) -> None:
         """Send a signal to what was started (for engines: to each engine)."""

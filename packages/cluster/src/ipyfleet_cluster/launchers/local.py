@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -167,6 +168,13 @@ class LocalProcess(Launcher):
         if gone and self._popen is not None:
             self._popen.wait()  # Returns at once: it is a zombie.
         return gone
+
+    def make_end_waiter(self) -> Callable[[], Awaitable[object]]:
+        """Return a coroutine function that waits for the process's end; see `Launcher`."""
+        process = self._process
+        if process is None:
+            raise ValueError(f"{self.what} has not been started")
+        return lambda: wait_exit(process, None)
 
     def signal(self, signum: int) -> None:
         """Send a signal to the process."""
