@@ -24,11 +24,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from ipyfleet_client.hints import add_hint
-from ipyfleet_client.metadata import METADATA_KEYS, Metadata, metadata_of
+from ipyfleet_client.metadata import METADATA_KEYS, metadata_of
 from ipyfleet_client.outputs import ExecuteReply
 from ipyfleet_client.parts import ResultParts
 from ipyfleet_client.pending import PENDING, PayloadDropped, Work
 from ipyfleet_client.resultoutput import ResultOutput
+from ipyfleet_client.resulttasks import FUTURE_CANCELLED, FUTURE_PENDING, ResultTasks
 from ipyfleet_client.timing import ResultTiming
 from ipyfleet_protocol.errors import collect_exceptions
 from ipyfleet_protocol.messages import ABORTED, OK
@@ -37,11 +38,7 @@ if TYPE_CHECKING:
     from ipyfleet_client.client import Client
     from ipyfleet_client.session import Session
 
-CANCEL_WAIT_S = 0.5
-"""How long `cancel` waits to learn whether it was in time."""
-
-_FUTURE_PENDING, _FUTURE_FINISHED = "PENDING", "FINISHED"
-_FUTURE_CANCELLED = "CANCELLED_AND_NOTIFIED"
+_FUTURE_FINISHED = "FINISHED"
 
 _making_condition = threading.Lock()
 
@@ -60,7 +57,7 @@ class _LazyCondition:
             return condition
 
 
-class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
+class AsyncResult(ResultTiming, ResultOutput, ResultParts, ResultTasks, Future[Any]):
     """The result of a call on one or more engines.
 
     With several targets its value is the list of theirs, in their order; with a single one, an int,
@@ -70,7 +67,7 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
     each task, before and after completion.
     """
 
-    _state: str = _FUTURE_PENDING
+    _state: str = FUTURE_PENDING
     _result: Any = None
     _exception: BaseException | None = None
     _condition: threading.Condition = _LazyCondition()  # type: ignore[assignment]
@@ -96,7 +93,7 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
         work = self._work
         state = _FUTURE_FINISHED
         if self._cancel_asked and work.total and work.status.count(ABORTED) == work.total:
-            state = _FUTURE_CANCELLED
+            state = FUTURE_CANCELLED
         with _making_condition:
             condition = self.__dict__.get("_condition")
             if condition is None:
@@ -105,7 +102,7 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
         with condition:
             self._state = state
             for waiter in self._waiters:
-                if state == _FUTURE_CANCELLED:
+                if state == FUTURE_CANCELLED:
                     waiter.add_cancelled(self)
                 elif work.failures:
                     waiter.add_exception(self)
@@ -119,15 +116,15 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
 
     def ready(self) -> bool:
         """Whether all tasks have ended."""
-        return self._state != _FUTURE_PENDING
+        return self._state != FUTURE_PENDING
 
     def done(self) -> bool:
         """Whether all tasks have ended."""
-        return self._state != _FUTURE_PENDING
+        return self._state != FUTURE_PENDING
 
     def running(self) -> bool:
         """Whether the call is under way; what is queued counts as running."""
-        return self._state == _FUTURE_PENDING and not self._cancel_asked
+        return self._state == FUTURE_PENDING and not self._cancel_asked
 
     def successful(self) -> bool:
         """Whether all tasks have ended without an error.
@@ -231,12 +228,12 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
                 f"return_when must be None, {ALL_COMPLETED!r} or {FIRST_EXCEPTION!r}, not "
                 f"{return_when!r}"
             )
-        if self._state == _FUTURE_PENDING and not self._wait_until(self.ready, timeout):
+        if self._state == FUTURE_PENDING and not self._wait_until(self.ready, timeout):
             raise TimeoutError(
                 f"the result was not there within {timeout} s: {self._work.arrived} of "
                 f"{self._work.total} tasks have ended; get() or wait() again to go on waiting"
             )
-        if self._state == _FUTURE_CANCELLED:
+        if self._state == FUTURE_CANCELLED:
             raise CancelledError
         values = self._load()
         if return_exceptions is None:
@@ -258,7 +255,7 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
         """
         if not self._wait_until(self.ready, timeout):
             raise TimeoutError(f"the result was not there within {timeout} s")
-        if self._state == _FUTURE_CANCELLED:
+        if self._state == FUTURE_CANCELLED:
             raise CancelledError
         if not self._work.failures:
             return None
@@ -413,90 +410,6 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, Future[Any]):
         if not self._item_ready(index):
             raise TimeoutError(f"result {index} is not here yet; ar.wait() waits for all")
         return self._item(index)
-
-    # -- about the tasks ----------------------------------------------------------------------
-
-    @property
-    def msg_ids(self) -> list[str]:
-        """The public ids of the tasks."""
-        if self._work.foreign_ids is not None:
-            return list(self._work.foreign_ids)
-        if not self._session.closed:
-            self._session.submit.flush()
-        return [self._session.submit.msg_id(seq) for seq in self._work.seqs()]
-
-    @property
-    def metadata(self) -> Any:
-        """The `Metadata` of the task, or of each task as a list. Made anew each time."""
-        if self._single:
-            return self._metadata(0)
-        return [self._metadata(index) for index in range(self._work.total)]
-
-    def _metadata(self, index: int) -> Metadata:
-        return metadata_of(self._session, self._work, index)
-
-    def _metadata_item(self, key: str) -> Any:
-        if self._single:
-            return self._metadata(0)[key]
-        return [self._metadata(index)[key] for index in range(self._work.total)]
-
-    def __getattr__(self, name: str) -> Any:
-        if name in METADATA_KEYS:
-            return self._metadata_item(name)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *METADATA_KEYS})
-
-    @property
-    def sent(self) -> bool:
-        """Whether the arguments may be changed: always, they are copied when the call is made."""
-        return True
-
-    def wait_for_send(self, timeout: float | None = -1) -> bool:
-        """Return whether the arguments may be changed; see `sent`."""
-        return True
-
-    # -- ending early -------------------------------------------------------------------------
-
-    def abort(self, force: bool = False, grace: float = 1.0) -> None:
-        """End the tasks of the call that have not ended: their result is `TaskAborted`.
-
-        Those that have not started do not start. One that runs gets KeyboardInterrupt (SIGINT).
-
-        Args:
-            force: kill the engine of a task that still runs after the grace; its agent starts
-                another in its place, with a new id. What waits there runs elsewhere.
-            grace: seconds.
-
-        Raises:
-            RuntimeError: all tasks have ended.
-        """
-        if self.ready():
-            raise RuntimeError("cannot abort: all tasks have ended")
-        self._session.submit.cancel(self._work, interrupt=True, force=force, grace_s=grace)
-
-    def cancel(self, force: bool = False, grace: float = 1.0) -> bool:
-        """As `abort`, and wait a moment; return whether all of the call's tasks were cancelled.
-
-        If they were, `get` raises `concurrent.futures.CancelledError`.
-        """
-        wait_s = CANCEL_WAIT_S + (grace if force else 0.0)
-        return self._take_back(wait_s, interrupt=True, force=force, grace_s=grace)
-
-    def _take_back(self, wait_s: float, **options: Any) -> bool:
-        if self._state == _FUTURE_CANCELLED:
-            return True
-        if self.ready():
-            return False
-        self._cancel_asked = True
-        self._session.submit.cancel(self._work, **options)
-        self._wait_until(self.ready, wait_s)
-        return self._state == _FUTURE_CANCELLED
-
-    def cancelled(self) -> bool:
-        """Whether `cancel` was in time."""
-        return self._state == _FUTURE_CANCELLED
 
     @classmethod
     def _of_work(cls, client: Client, work: Work, sources: tuple[AsyncResult, ...]) -> Self:

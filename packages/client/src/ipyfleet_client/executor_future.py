@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ipyfleet_client.asyncresult import CANCEL_WAIT_S, AsyncResult
+from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.pending import Segment
+from ipyfleet_client.resulttasks import CANCEL_WAIT_S
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import encode_part
 from ipyfleet_protocol.columns import float64_column, uint32_column
