@@ -117,6 +117,9 @@ class PostgreSQLConnection:
         with _translated(), self._library.cursor() as cursor:
             cursor.executemany(_own(statement), [_plain(row) for row in arguments])
 
+    def tidy(self) -> None:
+        """The server does that by itself."""
+
     def close(self) -> None:
         """Disconnect."""
         with contextlib.suppress(psycopg.Error):

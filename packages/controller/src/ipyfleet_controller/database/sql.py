@@ -215,7 +215,9 @@ class SqlDatabase:
         """Drop some of the oldest ended groups to make room; return how many records."""
         before = self._n_culled
         with self._connected() as connection:
+            connection.tidy()
             self._drop(connection, connection.rows(text.OLDEST_ENDED, (GROUPS_PER_CULL,)))
+            connection.tidy()
         return self._n_culled - before
 
     def statistics(self) -> dict[str, int]:

@@ -40,6 +40,10 @@ class Connection(Protocol):
         """Run a statement once for each row of arguments."""
         ...
 
+    def tidy(self) -> None:
+        """Give back room that is not needed, as far as that goes now."""
+        ...
+
     def close(self) -> None:
         """Close it; may be called whatever happened before."""
         ...

@@ -156,6 +156,12 @@ class SQLiteConnection:
         with _translated():
             self._library.executemany(statement, arguments)
 
+    def tidy(self) -> None:
+        """Move what is in the log file into the file, and empty it."""
+        # On a full disk, or while somebody reads, it does what it can.
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._library.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+
     def close(self) -> None:
         """Close the file."""
         # An error here was one before; the file is as the last commit left it.
