@@ -18,6 +18,8 @@ from ipyfleet_controller.scheduler import events as ev
 from ipyfleet_controller.scheduler.core import SchedulerCore
 from ipyfleet_controller.scheduler.instructions import (
     DeliverResults,
+    EndedTask,
+    FindEnded,
     Instruction,
     SendDrop,
     SendRecall,
@@ -86,6 +88,9 @@ class Bench:
         self.resources: dict[int, dict[str, float]] = {}
         self.refusals: set[tuple[PeerId, int, int]] = set()
         self.away: set[int] = set()
+        self.questions: list[FindEnded] = []
+        # What the records know; None for "they do not answer".
+        self.records: list[EndedTask] | None = []
         self.ticked_at = 0.0
 
     def feed(self, event: ev.SchedulerEvent) -> list[Instruction]:
@@ -187,6 +192,10 @@ class Bench:
             self.recalls[int(what.peer[7:])] = (what.first, what.last)
         elif isinstance(what, SendDrop):
             self.drops.append(what)
+        elif isinstance(what, FindEnded):
+            self.questions.append(what)
+            if self.records is not None:
+                self.feed(ev.EndedFoundEvent(what.number, self.records))
         elif hasattr(what, "at"):
             self.wakes.append(what.at)
 

@@ -133,4 +133,4 @@ def test_a_dependency_on_a_forgotten_task_says_so(bench: Any) -> None:
         bench.answer(0, status=seq % 2)
     bench.submit(6, 1, after=m.Dependency([m.TaskRange(CLIENT, 0, 1)]))
     assert bench.error(6).ename == "InvalidDependency"
-    assert "so long ago that the controller has forgotten" in bench.error(6).evalue
+    assert "so long ago that neither the controller nor its records know" in bench.error(6).evalue

@@ -14,8 +14,8 @@ import pytest
 
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.blobs import BlobStore
-from ipyfleet_protocol.codec import encode_part
-from ipyfleet_protocol.ids import format_msg_id
+from ipyfleet_protocol.codec import decode_part, encode_part
+from ipyfleet_protocol.ids import format_msg_id, parse_msg_id
 from ipyfleet_testing.waiting import wait_until
 
 
@@ -92,6 +92,36 @@ def test_results_outlive_client_and_controller(
     assert second.stop() == (0, "")
     if backend == "sqlite":
         assert not path.exists()
+
+
+def test_tasks_may_depend_on_those_of_an_earlier_controller(start: Any, wire: Any) -> None:
+    """What only the records know counts for `after`; its engine, which is gone, is no place to
+    follow to, though another one has its number. What nobody knows is invalid.
+    """
+    first = start()
+    with _connected(wire, first) as dealers:
+        client, _ = dealers.client()
+        ids = _run(wire, dealers.engine(), client, 0, 3)
+        _ask(wire, client, m.FetchResults(ids))
+        first.popen.kill()
+        first.popen.wait(timeout=10)
+    second = start()
+    peer, _ = parse_msg_id(ids[0])
+    with _connected(wire, second) as dealers:
+        client, _ = dealers.client()
+        engine = dealers.engine()
+        old = m.Dependency([m.TaskRange(peer, 0, 3)])
+        wrong = m.Dependency([m.TaskRange(peer, 2, 2)])
+        expected = {0: "", 1: "ImpossibleDependency", 2: "InvalidDependency"}
+        for seq, options in enumerate(({"after": old}, {"follow": old}, {"after": wrong})):
+            group, frames = wire.make_group(seq, 1, **options)
+            wire.send(client, m.Submit([group]), *[f for part in frames for f in part])
+            if not seq:
+                engine.run()
+            message, (payload,) = wire.receive(client, m.Results)
+            assert message.slices[0].first == seq
+            ename = decode_part(payload, m.ErrorInfo).ename if message.slices[0].status[0] else ""
+            assert ename == expected[seq]
 
 
 def test_results_in_shared_memory_are_kept_although_the_client_removes_them(

@@ -8,6 +8,9 @@ import pytest
 
 from ipyfleet_controller.scheduler import events as ev
 from ipyfleet_controller.scheduler.explaining import explain
+from ipyfleet_controller.scheduler.group import State, TaskGroup
+from ipyfleet_controller.scheduler.instructions import EndedTask
+from ipyfleet_controller.scheduler.tracker import UNSURE
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.ids import EngineId, format_msg_id
 from ipyfleet_protocol.messages import Dependency, SeqRange, TaskRange
@@ -16,6 +19,13 @@ from ipyfleet_protocol.messages import Dependency, SeqRange, TaskRange
 def on(bench: Any, *seqs: int, client: Any = None, **rule: bool) -> Dependency:
     """Return a dependency on single tasks."""
     return Dependency([TaskRange(client or bench.CLIENT, seq, 1) for seq in seqs], **rule)
+
+
+def why(bench: Any, seq: int) -> str:
+    """Return the last sentence about a task that has not ended."""
+    told = explain(bench.core.state, bench.CLIENT, seq, bench.now)
+    assert told is not None
+    return str(told[-1])
 
 
 def both(bench: Any) -> dict[int, int]:
@@ -32,9 +42,7 @@ def test_a_task_waits_until_those_before_it_have_ended(bench: Any) -> None:
     bench.submit(2, 3, after=on(bench, 0, 1))
     bench.answer(at[0])
     assert not bench.held[at[0]]
-    assert explain(bench.core.state, bench.CLIENT, 3, bench.now)[-1] == (  # type: ignore[index]
-        "waiting: 1 of 2 tasks have not ended (after)"
-    )
+    assert why(bench, 3) == "waiting: 1 of 2 tasks have not ended (after)"
     bench.answer(at[1])
     assert bench.held[0]
     assert bench.held[1]
@@ -230,9 +238,7 @@ def test_a_place_that_is_gone_may_be_followed_by_another(bench: Any) -> None:
     bench.places = False
     bench.answer(at[0])
     bench.lose(at[0])
-    told = explain(bench.core.state, bench.CLIENT, 2, bench.now)
-    assert told is not None
-    assert "are gone; others have not" in told[-1]
+    assert "are gone; others have not" in why(bench, 2)
     bench.answer(at[1], status=m.FAILED)
     assert bench.error(2).ename == "ImpossibleDependency"
     assert f"ran on engine {at[0]}, which it cannot run on" in bench.error(2).evalue
@@ -294,3 +300,75 @@ def test_without_engines_released_tasks_do_not_wait_for_ever(bench: Any) -> None
     bench.feed(ev.TickEvent())
     assert bench.error(1).ename == "NoEnginesRegistered"
     assert bench.core.state.live_ids() == frozenset[EngineId]()
+
+
+# -- tasks that only the records know ---------------------------------------------------------
+
+
+def test_forgotten_tasks_are_looked_up(bench: Any) -> None:
+    """What the controller does not know is asked of the records, and the task waits meanwhile."""
+    bench.join(0, 1)
+    bench.records = None
+    bench.submit(0, 2, follow=on(bench, 5, 6, client=bench.OTHER))
+    [question] = bench.questions
+    assert question.tasks == [TaskRange(bench.OTHER, 5, 1), TaskRange(bench.OTHER, 6, 1)]
+    assert why(bench, 0) == "waiting: the records are asked how tasks ended that it depends on"
+    found = [EndedTask(bench.OTHER, 4, 8, State.OK, EngineId(1))]
+    for key in ((bench.OTHER, 5), (bench.OTHER, 6)):
+        bench.ended[key], bench.ended_at[key] = (m.OK, b""), 1
+    bench.feed(ev.EndedFoundEvent(question.number, found))
+    assert bench.seqs(1) == [0]
+    assert not bench.held[0]
+    bench.run_all()
+
+
+def test_a_failure_in_the_records_counts(bench: Any) -> None:
+    """What was found to have failed is impossible; what was not found is invalid."""
+    bench.join(0)
+    bench.records = [EndedTask(bench.OTHER, 3, 4, State.FAILED, EngineId(0))]
+    bench.submit(0, 1, after=on(bench, 3, client=bench.OTHER))
+    bench.submit(1, 1, after=on(bench, 0))
+    bench.submit(2, 1, after=on(bench, 4, client=bench.OTHER))
+    assert [bench.error(seq).ename for seq in range(3)] == [
+        "ImpossibleDependency",
+        "ImpossibleDependency",
+        "InvalidDependency",
+    ]
+
+
+def test_what_is_looked_up_can_be_cancelled_and_times_out(bench: Any) -> None:
+    """Records that do not answer keep nobody waiting for ever; a late answer does no harm."""
+    bench.join(0)
+    bench.records = None
+    bench.submit(0, 2, after=on(bench, 9, client=bench.OTHER))
+    bench.submit(2, 1, after=on(bench, 9, client=bench.OTHER), timeout_s=1.0)
+    bench.feed(ev.CancelEvent(bench.CLIENT, [SeqRange(1, 1)]))
+    assert bench.error(1).ename == "TaskAborted"
+    bench.now += 1.0
+    bench.feed(ev.TickEvent())
+    assert "the records are asked" in bench.error(2).evalue
+    for question in bench.questions:
+        bench.feed(ev.EndedFoundEvent(question.number, []))
+    assert bench.error(0).ename == "InvalidDependency"
+    assert len(bench.ended) == 3
+
+
+def test_who_is_only_taken_to_have_ended_well_is_looked_up_too(bench: Any) -> None:
+    """After a restart a client does not submit again what has ended: the records know how. Where
+    they do not, it is taken to have ended well, nowhere.
+    """
+    bench.join(0)
+    group, frames = bench.make_group(10, 1)
+    bench.feed(ev.SubmitEvent(bench.CLIENT, [group], [frames]))
+    gap = bench.make_group(0, 10)
+    tasks = TaskGroup(bench.CLIENT, gap[0], gap[1].payload)
+    tasks.states[:] = bytes((State.OK,)) * 10
+    bench.core.state.ended.note(tasks, UNSURE)
+    bench.records = [EndedTask(bench.CLIENT, 2, 3, State.FAILED, EngineId(0))]
+    group, frames = bench.make_group(11, 1, after=on(bench, 2))
+    bench.feed(ev.SubmitEvent(bench.CLIENT, [group], [frames]))
+    assert bench.error(11).ename == "ImpossibleDependency"
+    group, frames = bench.make_group(12, 1, after=on(bench, 3))
+    bench.feed(ev.SubmitEvent(bench.CLIENT, [group], [frames]))
+    bench.run_all()
+    assert bench.ended[bench.CLIENT, 12][0] == m.OK

@@ -21,7 +21,7 @@ from ipyfleet_protocol.codec import SliceFrames
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.ids import NO_PEER, EngineId, PeerId, parse_msg_id
 
-from .database.answers import pack, read_results
+from .database.answers import ended_tasks, pack, read_results
 from .database.base import (
     Entry,
     GroupEntry,
@@ -32,7 +32,7 @@ from .database.base import (
     TaskDatabase,
 )
 from .database.conditions import pack_conditions
-from .database.detached import PayloadGone, detach_groups
+from .database.detached import DetachedGroup, PayloadGone, detach_groups, load_detached
 from .database.keeper import RecordKeeper
 from .database.output import output_entry
 from .database.payloads import bound, hold
@@ -43,6 +43,7 @@ from .requests import RequestStore
 from .scheduler.endings import own_error
 from .scheduler.engine_queue import EngineQueue
 from .scheduler.group import TaskGroup
+from .scheduler.instructions import EndedTask
 from .scheduler.state import SchedulerState
 from .telling import Explanation
 
@@ -137,10 +138,26 @@ class Desk:
         light = [_group_entry(*item) if len(item) == 2 else item for item in noted]
         self._keeper.put(partial(_entries, light, self.result_max_bytes), n_bytes)
 
+    def find_detached(self, reply: Callable[[list[DetachedGroup] | Exception], None]) -> None:
+        """Have something called with what is recorded of work that goes on without its client."""
+        self._keeper.ask(load_detached, reply)
+
     def when_recorded(self, call: Callable[[], None]) -> None:
         """Have something called when all that was noted is written, or cannot be."""
         self.flush()
         self._keeper.ask(lambda database: None, lambda found: call())
+
+    def find_ended(
+        self, tasks: Sequence[m.TaskRange], take: Callable[[list[EndedTask]], None]
+    ) -> None:
+        """Have `take` called with what the records know of tasks that have ended."""
+        self.flush()
+
+        def reply(found: list[EndedTask] | Exception) -> None:
+            take([] if isinstance(found, Exception) else found)
+
+        engines = {peer.peer.hex(): number for number, peer in self._registry.engines.items()}
+        self._keeper.ask(partial(ended_tasks, tasks=tasks, engines=engines), reply)
 
     def has_room_for(self, client: PeerId) -> bool:
         """Whether a client may ask one more question before it has the answers to others."""

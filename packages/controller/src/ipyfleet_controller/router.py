@@ -583,6 +583,13 @@ class Router:
     def _do_record_group(self, what: sins.RecordGroup) -> None:
         self._desk.note_group(what.group, time.time())
 
+    def _do_find_ended(self, what: sins.FindEnded) -> None:
+        def take(found: list[sins.EndedTask]) -> None:
+            self._feed_scheduler(sev.EndedFoundEvent(what.number, found))
+            self._must_place = True
+
+        self._desk.find_ended(what.tasks, take)
+
     def _do_refuse(self, what: sins.Refuse) -> None:
         self._outbox.post(what.client, Channel.CLIENT, encode(m.Refused(what.reason)))
 
@@ -606,6 +613,7 @@ class Router:
         sins.KillRunning: _do_kill_running,
         sins.DeliverResults: _do_deliver,
         sins.RecordGroup: _do_record_group,
+        sins.FindEnded: _do_find_ended,
         sins.Refuse: _do_refuse,
         sins.WakeAt: _do_wake,
     }

@@ -5,18 +5,27 @@ What lives here: functions that the database's thread calls, and the packing of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from ipyfleet_protocol.columns import Frame
+from ipyfleet_protocol.ids import EngineId, PeerId
+from ipyfleet_protocol.messages import TaskRange
 
-from .base import TaskDatabase
+from ..scheduler.group import State
+from ..scheduler.instructions import EndedTask
+from .base import STATUS_NAMES, TaskDatabase
 
 RECORDS_PER_PACKING = 256
 """Packing holds the interpreter, so many records are packed in parts, between which the loop may
 go on."""
+
+ENDED_MAX_TASKS = 100_000
+"""Tasks of which it can be asked at a time how they ended."""
+
+_STATES = dict(zip(STATUS_NAMES, (State.OK, State.FAILED, State.ABORTED), strict=True))
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -42,6 +51,36 @@ def read_results(
     return records, frames
 
 
+def ended_tasks(
+    database: TaskDatabase, tasks: Sequence[TaskRange], engines: Mapping[str, EngineId]
+) -> list[EndedTask]:
+    """Return how tasks ended, of those that are known to have; neighbours that ended alike as one.
+
+    Args:
+        database: asked for records.
+        tasks: which; of more than `ENDED_MAX_TASKS` nothing is returned.
+        engines: those that are there, by their hex ids. A task that ended elsewhere ended nowhere:
+            another cluster's engine may have had the same number.
+    """
+    if sum(piece.count for piece in tasks) > ENDED_MAX_TASKS:
+        return []
+    found: list[EndedTask] = []
+    for piece in tasks:
+        client = PeerId(piece.client)
+        wanted = {"$gte": piece.first, "$lt": piece.first + piece.count}
+        query = {"client_uuid": client.hex(), "seq": wanted, "status": {"$ne": None}}
+        records = database.find(query, ["seq", "status", "engine_uuid"])
+        for record in sorted(records, key=lambda record: int(record["seq"])):
+            seq, state = record["seq"], _STATES[record["status"]]
+            engine = engines.get(record["engine_uuid"] or "", EngineId(-1))
+            last = found[-1] if found else None
+            if last is not None and (client, seq, state, engine) == (last.client, *last[2:]):
+                found[-1] = last._replace(end=seq + 1)
+            else:
+                found.append(EndedTask(client, seq, seq + 1, state, engine))
+    return found
+
+
 def pack(content: Any) -> bytes:
     """Return the msgpack of an answer."""
     if not isinstance(content, list) or len(content) <= RECORDS_PER_PACKING:
@@ -52,4 +91,4 @@ def pack(content: Any) -> bytes:
     return b"".join(parts)
 
 
-__all__ = ["pack", "read_results"]
+__all__ = ["ended_tasks", "pack", "read_results"]

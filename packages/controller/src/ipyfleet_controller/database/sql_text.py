@@ -151,6 +151,13 @@ def narrow(query: Mapping[str, Any]) -> tuple[str, list[Any]]:
         owner = _task(f"{client}_0")
         conditions.append("client = ?" if owner else "1 = 0")
         arguments += [owner[0]] if owner else []
+    seqs = query.get("seq")
+    if isinstance(seqs, dict):
+        for name, condition in (("$gte", "first + count > ?"), ("$lt", "first < ?")):
+            number = seqs.get(name)
+            if type(number) is int and abs(number) < 1 << 62:
+                conditions.append(condition)
+                arguments.append(number)
     label = query.get("label")
     if isinstance(label, str):
         conditions.append("label = ?")

@@ -111,6 +111,9 @@ class SchedulerCore:
     def _handle_gathered(self, event: ev.GatheredEvent, now: float) -> list[Instruction]:
         return self._resumer.gathered(event.missing, now)
 
+    def _handle_detached(self, event: ev.DetachedEvent, now: float) -> list[Instruction]:
+        return self._resumer.detached(event, now)
+
     def _handle_resubmitted(self, event: ev.ResubmittedEvent, now: float) -> list[Instruction]:
         return self._resumer.complete(event.client, now)
 
@@ -158,6 +161,7 @@ class SchedulerCore:
         ev.EngineHoldsEvent: _handle_engine_holds,
         ev.GatherEvent: _handle_gather,
         ev.GatheredEvent: _handle_gathered,
+        ev.DetachedEvent: _handle_detached,
         ev.ResubmittedEvent: _handle_resubmitted,
         ev.EngineLostEvent: _handle_engine_lost,
         ev.ClientLeftEvent: _handle_client_left,

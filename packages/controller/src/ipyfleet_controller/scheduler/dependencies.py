@@ -20,15 +20,16 @@ A group depends only on tasks that were submitted before it, so no task can wait
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from ipyfleet_protocol.ids import EngineId, PeerId
-from ipyfleet_protocol.messages import Dependency, ErrorInfo
+from ipyfleet_protocol.messages import Dependency, ErrorInfo, TaskRange
 
 from .ended import EndedRun, runs_of
 from .endings import deliver, own_error
+from .finding import find_tasks
 from .group import State, TaskGroup
-from .instructions import DeliverResults
+from .instructions import EndedTask, FindEnded, Instruction
 from .runs import Constraint, Run, split_runs
 from .state import SchedulerState
 from .tracker import Key, Tracker, Watches, key_of
@@ -43,32 +44,23 @@ class Blocked:
         runs: what waits of it; empty when it waits no more.
         after, follow: what it waits for.
         constraint: under which it will wait for an engine.
+        is_asked: the records are asked for tasks that it waits for.
     """
 
-    __slots__ = ("after", "constraint", "follow", "group", "runs")
+    __slots__ = ("after", "constraint", "follow", "group", "is_asked", "runs")
 
-    def __init__(
-        self, run: Run, constraint: Constraint, after: Tracker | None, follow: Tracker | None
-    ) -> None:
+    def __init__(self, run: Run, constraint: Constraint) -> None:
         self.group = run.group
         self.runs = [run]
         self.constraint = constraint
-        self.after = after
-        self.follow = follow
+        self.after: Tracker | None = None
+        self.follow: Tracker | None = None
+        self.is_asked = False
 
     @property
     def n_tasks(self) -> int:
         """Tasks that wait."""
         return sum(map(len, self.runs))
-
-
-@dataclass(slots=True)
-class _Found:
-    """Where the tasks of a dependency are."""
-
-    live: list[tuple[TaskGroup, int, int]] = field(default_factory=list)
-    ended: list[tuple[PeerId, EndedRun]] = field(default_factory=list)
-    unknown: tuple[PeerId, int] | None = None
 
 
 class Dependencies:
@@ -79,6 +71,10 @@ class Dependencies:
         # Those that are not decided.
         self._trackers: dict[Key, Tracker] = {}
         self._to_look_at: list[Blocked] = []
+        self._asked: dict[int, Blocked] = {}
+        self._n_asked = 0
+        self._questions: list[FindEnded] = []
+        self._failed: list[tuple[Blocked, ErrorInfo]] = []
 
     def block(self, run: Run, constraint: Constraint) -> ErrorInfo | None:
         """Let a new group wait for the tasks that its options name.
@@ -86,25 +82,54 @@ class Dependencies:
         Returns:
             Why it cannot; then nothing has changed.
         """
-        group, options = run.group, run.group.options
-        trackers: list[Tracker | None] = []
-        for name, dependency in (("after", options.after), ("follow", options.follow)):
-            if dependency is None:
-                trackers.append(None)
-                continue
-            tracker = self._track(group, dependency, name)
-            if isinstance(tracker, ErrorInfo):
-                return tracker
-            trackers.append(tracker)
-        after, follow = trackers
-        blocked = group.blocked = Blocked(run, constraint, after, follow)
-        if follow is not None:
-            follow.is_followed = True
-        for each in {after, follow} - {None}:
-            assert each is not None
-            each.waiters[blocked] = None
+        blocked = Blocked(run, constraint)
+        error = self._find(blocked, None)
+        if error is not None:
+            return error
+        run.group.blocked = blocked
         self._state.n_blocked += len(run)
         self._state.has_news = True
+        return None
+
+    def take_answer(self, number: int, answer: Sequence[EndedTask], now: float) -> None:
+        """Take in what the records know of tasks that a group waits for."""
+        blocked = self._asked.pop(number)
+        blocked.is_asked = False
+        if not blocked.runs:
+            return
+        self._state.has_news = True
+        error = self._find(blocked, answer)
+        if error is not None:
+            self._failed.append((blocked, error))
+
+    def _find(self, blocked: Blocked, answers: Sequence[EndedTask] | None) -> ErrorInfo | None:
+        """Have a group wait for what its options name, or for what the records know of it."""
+        group, options = blocked.group, blocked.group.options
+        trackers: list[Tracker | None] = []
+        doubtful: list[TaskRange] = []
+        for name, dependency in (("after", options.after), ("follow", options.follow)):
+            tracker = None
+            if dependency is not None:
+                found = self._track(group, dependency, name, answers)
+                if isinstance(found, ErrorInfo):
+                    return found
+                if isinstance(found, Tracker):
+                    tracker = found
+                else:
+                    doubtful += found
+            trackers.append(tracker)
+        if doubtful:
+            self._n_asked += 1
+            self._asked[self._n_asked] = blocked
+            blocked.is_asked = True
+            self._questions.append(FindEnded(self._n_asked, doubtful))
+            return None
+        blocked.after, blocked.follow = trackers
+        if blocked.follow is not None:
+            blocked.follow.is_followed = True
+        for tracker in trackers:
+            if tracker is not None:
+                tracker.waiters[blocked] = None
         self._to_look_at.append(blocked)
         return None
 
@@ -131,10 +156,13 @@ class Dependencies:
             removed += inside
         return removed
 
-    def resolve(self, now: float) -> list[DeliverResults]:
+    def resolve(self, now: float) -> list[Instruction]:
         """Release and end groups, until nothing that has been told is left to look at."""
         state = self._state
-        all_endings: list[tuple[Run, ErrorInfo]] = []
+        questions, self._questions = self._questions, []
+        failed, self._failed = self._failed, []
+        all_endings = [item for blocked, error in failed for item in self._release(blocked, error)]
+        state.note_endings(all_endings, State.QUEUED, now)
         while state.told or self._to_look_at:
             endings: list[tuple[Run, ErrorInfo]] = []
             while state.told:
@@ -144,7 +172,7 @@ class Dependencies:
                 endings += self._look_at(each)
             state.note_endings(endings, State.QUEUED, now)
             all_endings += endings
-        return deliver(all_endings)
+        return [*deliver(all_endings), *questions]
 
     def _look_at_tracker(self, tracker: Tracker) -> list[tuple[Run, ErrorInfo]]:
         if tracker.is_decided:
@@ -188,12 +216,17 @@ class Dependencies:
             if follow is not None:
                 constraint = _with_places(constraint, follow)
             error = self._objection(constraint, group)
-        runs, blocked.runs, group.blocked = blocked.runs, [], None
+        blocked.constraint = constraint
+        return self._release(blocked, error)
+
+    def _release(self, blocked: Blocked, error: ErrorInfo | None) -> list[tuple[Run, ErrorInfo]]:
+        """Let a group wait for engines, or return it with its error."""
+        runs, blocked.runs, blocked.group.blocked = blocked.runs, [], None
         self._state.n_blocked -= sum(map(len, runs))
         if error is not None:
             return [(run, error) for run in runs]
         for run in runs:
-            self._state.waiting.push(run, constraint)
+            self._state.waiting.push(run, blocked.constraint)
         return []
 
     def _objection(self, constraint: Constraint, group: TaskGroup) -> ErrorInfo | None:
@@ -207,7 +240,16 @@ class Dependencies:
 
     # -- what it depends on -------------------------------------------------------------------
 
-    def _track(self, group: TaskGroup, dependency: Dependency, name: str) -> Tracker | ErrorInfo:
+    def _track(
+        self,
+        group: TaskGroup,
+        dependency: Dependency,
+        name: str,
+        answers: Sequence[EndedTask] | None,
+    ) -> Tracker | ErrorInfo | list[TaskRange]:
+        """Return what counts the ends of tasks; or why a group cannot wait for them, or of which
+        of them the records have to be asked.
+        """
         for piece in dependency.tasks:
             if piece.client == group.client and (
                 piece.first < group.end and group.first < piece.first + piece.count
@@ -216,14 +258,14 @@ class Dependencies:
         known = self._trackers.get(key_of(dependency))
         if known is not None:
             return known
-        found = _Found()
-        for piece in dependency.tasks:
-            self._find(PeerId(piece.client), piece.first, piece.first + piece.count, found)
-            if found.unknown is not None:
-                client, seq = found.unknown
-                index = self._state.groups.get(client)
-                was_known = index is not None and seq < index.next_seq
-                return unknown_task(client, seq, was_known, name)
+        found = find_tasks(self._state, dependency, answers)
+        if found.unknown is not None:
+            client, seq = found.unknown
+            index = self._state.groups.get(client)
+            was_known = index is not None and seq < index.next_seq
+            return unknown_task(client, seq, was_known, name)
+        if found.doubtful:
+            return found.doubtful
         tracker = Tracker(dependency)
         for other, start, stop in found.live:
             if other.watches is None:
@@ -236,30 +278,6 @@ class Dependencies:
         if not tracker.is_decided:
             self._trackers[tracker.key] = tracker
         return tracker
-
-    def _find(self, client: PeerId, first: int, end: int, found: _Found) -> None:
-        """Note where tasks are; the first that nobody knows, if there is one."""
-        index = self._state.groups.get(client)
-        at = first
-        for group in index.overlapping(first, end) if index is not None else ():
-            if at < group.first:
-                self._find_ended(client, at, group.first, found)
-            found.live.append(
-                (group, max(at, group.first) - group.first, min(end, group.end) - group.first)
-            )
-            at = group.end
-        if at < end:
-            self._find_ended(client, at, end, found)
-
-    def _find_ended(self, client: PeerId, first: int, end: int, found: _Found) -> None:
-        at = first
-        for part in self._state.ended.find(client, first, end):
-            if part[0] > at:
-                break
-            found.ended.append((client, part))
-            at = part[1]
-        if at < end and found.unknown is None:
-            found.unknown = (client, at)
 
 
 def is_hopeless(state: SchedulerState, constraint: Constraint) -> bool:

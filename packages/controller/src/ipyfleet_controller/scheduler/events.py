@@ -72,6 +72,17 @@ class GatheredEvent(msgspec.Struct):
     missing: list[PeerId] = msgspec.field(default_factory=list)
 
 
+class DetachedEvent(msgspec.Struct):
+    """What a client had detached from, out of the records; fields as in `SubmitEvent`.
+
+    It counts only if the client does not come itself.
+    """
+
+    client: PeerId
+    groups: list[Group]
+    frames: list[SliceFrames]
+
+
 class ResubmittedEvent(msgspec.Struct):
     """A client has submitted again all of its tasks that have not ended."""
 
@@ -133,8 +144,8 @@ class CancelEvent(msgspec.Struct):
 
 
 class EndedFoundEvent(msgspec.Struct):
-    """What the records know of tasks that were asked for with `FindEnded`; of those that they do not
-    know, or that have not ended, nothing.
+    """What the records know of tasks that were asked for with `FindEnded`; nothing of those that
+    they do not know, or that have not ended.
     """
 
     number: int
@@ -159,6 +170,7 @@ SchedulerEvent: TypeAlias = (
     | EngineHoldsEvent
     | GatherEvent
     | GatheredEvent
+    | DetachedEvent
     | ResubmittedEvent
     | EngineLostEvent
     | ClientLeftEvent

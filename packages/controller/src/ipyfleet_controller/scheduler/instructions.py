@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.ids import EngineId, PeerId
-from ipyfleet_protocol.messages import PlacedRange, Results, TaskSlice
+from ipyfleet_protocol.messages import PlacedRange, Results, TaskRange, TaskSlice
 
-from .group import TaskGroup
+from .group import State, TaskGroup
 
 
 class SendTasks(msgspec.Struct):
@@ -68,6 +68,28 @@ class RecordGroup(msgspec.Struct):
     group: TaskGroup
 
 
+class EndedTask(NamedTuple):
+    """How tasks ``first … end-1`` of a client ended, and at which engine; -1 for none."""
+
+    client: PeerId
+    first: int
+    end: int
+    state: State
+    engine: EngineId
+
+
+class FindEnded(msgspec.Struct):
+    """Ask the records how tasks ended that others depend on; answered with `EndedFoundEvent`.
+
+    Attributes:
+        number: comes back with the answer.
+        tasks: which.
+    """
+
+    number: int
+    tasks: list[TaskRange]
+
+
 class Refuse(msgspec.Struct):
     """Tell a client that what it sent makes no sense."""
 
@@ -82,5 +104,13 @@ class WakeAt(msgspec.Struct):
 
 
 Instruction: TypeAlias = (
-    SendTasks | SendRecall | SendDrop | KillRunning | DeliverResults | RecordGroup | Refuse | WakeAt
+    SendTasks
+    | SendRecall
+    | SendDrop
+    | KillRunning
+    | DeliverResults
+    | RecordGroup
+    | FindEnded
+    | Refuse
+    | WakeAt
 )

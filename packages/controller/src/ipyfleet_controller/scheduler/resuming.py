@@ -79,6 +79,7 @@ class Resumer:
         self._kept: list[ev.SubmitEvent | ev.CancelEvent | ev.EngineHoldsEvent] = []
         self._complete: set[PeerId] = set()
         self._missing: set[PeerId] = set()
+        self._detached: dict[PeerId, ev.SubmitEvent] = {}
         # Clients whose submissions wait for those of missing ones, on which they depend.
         self._behind: set[PeerId] = set()
         self._claimed: dict[PeerId, list[ClaimedGroup]] = {}
@@ -146,10 +147,24 @@ class Resumer:
         self._missing.update(missing)
         holds = [event for event in self._kept if isinstance(event, ev.EngineHoldsEvent)]
         self._kept = [event for event in self._kept if not isinstance(event, ev.EngineHoldsEvent)]
+        for client in [*self._detached]:
+            if client in self._complete:
+                del self._detached[client]
+            elif client not in self._missing:
+                self._kept.append(self._detached.pop(client))
         out = self._let_in(now)
         for event in holds:
             out += self.holds(event, now)
         return [*out, *self._cancel(now)]
+
+    def detached(self, event: ev.DetachedEvent, now: float) -> list[Instruction]:
+        """Take in what is recorded of a client's work, for the case that it does not come."""
+        submit = ev.SubmitEvent(event.client, event.groups, event.frames)
+        if self.is_gathering or event.client in self._missing:
+            self._detached[event.client] = submit
+        elif event.client not in self._complete:
+            return self.take(submit, now)
+        return []
 
     def _let_in(self, now: float) -> list[Instruction]:
         """Let in what was kept, but for what depends on tasks that are still missing."""
@@ -247,6 +262,7 @@ class Resumer:
     def complete(self, client: PeerId, now: float) -> list[Instruction]:
         """Take in that a client has submitted all that has not ended."""
         self._complete.add(client)
+        self._detached.pop(client, None)
         if self.is_gathering:
             return []
         out = [] if client in self._behind else self._drop_claims(client)
@@ -266,7 +282,9 @@ class Resumer:
         self._complete.discard(client)
         self._claimed.pop(client, None)
         self._ended.pop(client, None)
-        return self._note_found(client, now)
+        detached = self._detached.pop(client, None)
+        out = self._submit(detached, now) if detached is not None else []
+        return [*out, *self._note_found(client, now)]
 
     # -- claims -------------------------------------------------------------------------------
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 NOWHERE = EngineId(-1)
 """Where a task ended that ended without an engine."""
 
+UNSURE = EngineId(-2)
+"""Where a task ended that is taken to have ended well, since its client does not submit it again to
+a controller that was started anew. The records may know better."""
+
 Key: TypeAlias = tuple[tuple[tuple[bytes, int, int], ...], bool, bool, bool]
 
 
@@ -104,7 +108,7 @@ class Tracker:
         n_wanted = sum(map(states.count, self.wanted))
         self.n_left -= len(states)
         self.n_wanted += n_wanted
-        if n_wanted and engine == NOWHERE:
+        if n_wanted and engine < 0:
             self.n_nowhere += n_wanted
         elif n_wanted:
             self.engines.add(engine)
@@ -160,4 +164,4 @@ class Watches:
         return told
 
 
-__all__ = ["NOWHERE", "Key", "Tracker", "Watches", "key_of"]
+__all__ = ["NOWHERE", "UNSURE", "Key", "Tracker", "Watches", "key_of"]

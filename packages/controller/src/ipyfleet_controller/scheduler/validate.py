@@ -131,6 +131,8 @@ def _validate_blocked(state: SchedulerState) -> list[Run]:
                 continue
             assert blocked.runs, f"{group!r} is blocked without tasks"
             runs += blocked.runs
+            if blocked.is_asked:
+                continue
             after, follow = blocked.after, blocked.follow
             open_after = after is not None and not after.is_met
             open_follow = follow is not None and not (follow.is_met and follow.engines)

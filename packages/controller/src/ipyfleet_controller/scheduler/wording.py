@@ -130,7 +130,8 @@ def impossible(tracker: Tracker, name: str, group: TaskGroup) -> ErrorInfo:
 def unknown_task(client: PeerId, seq: int, was_known: bool, name: str) -> ErrorInfo:
     """Return the error of a task that depends on one that nobody knows."""
     why = (
-        "it ended so long ago that the controller has forgotten how: wait for its result instead"
+        "it ended so long ago that neither the controller nor its records know how: wait for its "
+        "result instead"
         if was_known
         else "no such task was submitted before this one"
     )
@@ -146,6 +147,8 @@ def timed_out(timeout_s: float, reason: str, group: TaskGroup) -> ErrorInfo:
 
 def why_blocked(blocked: Blocked) -> str:
     """Return for what tasks wait that wait for others."""
+    if blocked.is_asked:
+        return "the records are asked how tasks ended that it depends on"
     parts = []
     for name, tracker in (("after", blocked.after), ("follow", blocked.follow)):
         if tracker is None or tracker.is_met:
