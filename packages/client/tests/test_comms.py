@@ -81,6 +81,17 @@ def test_output_of_a_task_with_a_comm_is_taken_when_its_result_is_gone(link):
     assert link.handle(output(item(3, "stdout", b"too late")), (), 0.0) == []
 
 
+def test_comms_go_on_when_a_break_has_cost_output(link):
+    """What was on its way is lost; what comes afterwards does not wait for it."""
+    link.handle(output(item(0, "comm_open", {"comm_id": "a"})), (), 0.0)
+    link.handle(output(item(2, "comm_msg", {"comm_id": "a", "data": 2})), (), 0.0)
+    link.forget_output(6)
+    effects = link.handle(output(item(5, "comm_msg", {"comm_id": "a", "data": 5})), (), 0.0)
+    assert [content["data"] for _, content in relayed(effects)] == [2, 5]
+    effects = link.handle(output(item(6, "comm_msg", {"comm_id": "a", "data": 6})), (), 0.0)
+    assert [content["data"] for _, content in relayed(effects)] == [6]
+
+
 def test_lost_engines_lose_their_comms(link):
     """Those of others stay."""
     link.handle(output(item(0, "comm_open", {"comm_id": "a"})), (), 0.0)

@@ -68,6 +68,10 @@ class OpenComms:
         entry = self._tasks.get(seq)
         return entry[:2] if entry is not None else None
 
+    def tasks(self) -> Iterable[tuple[Work, int]]:
+        """Return the work and index of each task that has a comm open."""
+        return [entry[:2] for entry in self._tasks.values()]
+
     def take(
         self, engine: int, seq: int, work: Work, index: int, output: TaskOutput, start: int
     ) -> list[RelayComm]:

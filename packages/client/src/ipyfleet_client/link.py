@@ -204,6 +204,11 @@ class ClientLink:
                 work.uncounted_outputs -= 1
                 self._output_of(work, index).close_gaps()
             self.late.clear()
+            going_on = {id(work): work for work, _ in self.comms.tasks()}
+            going_on |= {id(work): work for work in self._followed}
+            for work in going_on.values():
+                for output in (work.outputs or {}).values():
+                    output.note_loss()
 
     def _handle_engines(self, message: m.EnginesChanged) -> Sequence[Effect]:
         self.engines.change(message.joined, message.lost)

@@ -38,7 +38,16 @@ class TaskOutput:
         dropped_bytes: output that was dropped on the way because a bound was hit.
     """
 
-    __slots__ = ("_early", "_next", "_over", "_source", "dropped_bytes", "items", "received")
+    __slots__ = (
+        "_early",
+        "_has_lost",
+        "_next",
+        "_over",
+        "_source",
+        "dropped_bytes",
+        "items",
+        "received",
+    )
 
     def __init__(self) -> None:
         self.items: list[tuple[str, Any]] = []
@@ -46,6 +55,7 @@ class TaskOutput:
         self.dropped_bytes = 0
         self._early: dict[int, tuple[str, Any]] = {}
         self._next = 0
+        self._has_lost = False
         # Where the items come from now, an engine and an attempt; and where they came from before.
         self._source: tuple[int, int] | None = None
         self._over: tuple[tuple[int, int], ...] = ()
@@ -63,9 +73,16 @@ class TaskOutput:
         self.received += 1
         self.dropped_bytes += item.dropped_bytes
         self._early[position] = (item.kind, _content(item, buffers))
+        if self._has_lost and position > self._next:
+            self.close_gaps()
+        self._has_lost = False
         while self._next in self._early:
             self.items.append(self._early.pop(self._next))
             self._next += 1
+
+    def note_loss(self) -> None:
+        """Items may be missing before the next that comes: it is not to wait for them."""
+        self._has_lost = True
 
     def _begin_attempt(self, source: tuple[int, int]) -> bool:
         if source in self._over:
