@@ -427,13 +427,16 @@ def test_a_flood_of_output_is_bounded(shared: Any) -> None:
 
 
 _hold = by_value(
-    "def f(path):\n    import os, time\n    while not os.path.exists(path): time.sleep(0.002)"
+    "def f(path):\n"
+    "    import os, time\n"
+    "    open(path + '.began', 'w').close()\n"
+    "    while not os.path.exists(path): time.sleep(0.002)"
 )
 
 
 @pytest.fixture
-def held(shared: Any) -> Any:
-    """A task that runs until `held.release()`; tasks behind it wait."""
+def held(shared: Any, wait: Any) -> Any:
+    """A task that has begun and runs until `held.release()`; tasks behind it wait."""
 
     class Held:
         gate = shared.directory / "held"
@@ -443,9 +446,12 @@ def held(shared: Any) -> Any:
             self.gate.touch()
 
     held = Held()
+    began = held.gate.with_name("held.began")
+    wait(began.exists)
     yield held
     held.release()
     shared.results(held.seqs)
+    began.unlink()
     held.gate.unlink()
 
 
