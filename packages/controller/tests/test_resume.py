@@ -393,7 +393,6 @@ def test_a_controller_that_is_killed_is_replaced(world: World, wire: Any) -> Non
     world.kill()
     engines[0].run()
 
-    begin = time.monotonic()
     world.start("--resume")
     assert world.dealers.instance == client.dealers.instance
     client.dealers = agent.dealers = world.dealers
@@ -409,7 +408,6 @@ def test_a_controller_that_is_killed_is_replaced(world: World, wire: Any) -> Non
         assert isinstance(again, m.Welcome), again
         assert (again.engine_id, again.incarnation) == (engine.engine_id, welcome.incarnation)
         engine.send_again()
-    assert time.monotonic() - begin < 3
     run_all(client, engines, 24)
     assert client.ended == {seq: b"%d" % seq for seq in range(24)}
     assert sorted(engines[0].ran + engines[1].ran) == list(range(24))
@@ -447,6 +445,30 @@ def test_who_does_not_come_back_is_not_waited_for_ever(world: World, wire: Any) 
         other.run()
         client.collect(2)
     assert b"EngineError" in client.ended[0]
+
+
+def test_an_engine_that_died_meanwhile_is_mourned_for_its_reason(world: World, wire: Any) -> None:
+    """An agent repeats how an engine ended; its tasks end with that, whoever comes first."""
+    client = Client(world.dealers, wire)
+    agent = Peer(world.dealers, "agent")
+    agent.welcomed(Channel.AGENT)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        engine = Engine(world.dealers, agent=agent.peer, pid=process.pid)
+        client.submit(0, 1, placement="direct", targets=[engine.engine_id])
+        engine.take()
+        world.kill()
+        process.kill()
+    world.start("--resume")
+    client.dealers = agent.dealers = world.dealers
+    client.connect(Channel.CLIENT)
+    client.welcomed(Channel.CLIENT)
+    client.submit_again()
+    agent.connect(Channel.AGENT)
+    agent.welcomed(Channel.AGENT)
+    agent.send(Channel.AGENT, m.EngineExited(engine.peer, -9, "killed by signal 9 (SIGKILL)"))
+    client.collect(1)
+    assert b"SIGKILL" in client.ended[0]
+    assert any(isinstance(message, m.EnginesChanged) for message, _ in client.inbox[Channel.CLIENT])
 
 
 def test_a_client_that_is_late_gets_its_results_all_the_same(world: World, wire: Any) -> None:

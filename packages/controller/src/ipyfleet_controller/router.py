@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -37,6 +38,7 @@ from ipyfleet_protocol.ids import Channel, PeerId, routing_id, split_routing_id
 from ipyfleet_protocol.reliable import SESSION_MESSAGES
 from ipyfleet_protocol.table import SENDERS
 
+from .database.detached import DetachedGroup
 from .desk import MAX_OPEN, Desk
 from .hub import events as hev
 from .hub import instructions as hins
@@ -172,6 +174,21 @@ class Router:
             self._processes.add(PeerId(entry.peer), entry.host, entry.pid, entry.pid_start)
         log.warning("taking the place of a controller that died; %d peers", len(past.peers))
         self._feed_hub(hev.RestartEvent(past))
+        self._desk.find_detached(self._take_detached)
+
+    def _take_detached(self, found: list[DetachedGroup] | Exception) -> None:
+        """Hand on work that goes on without its client."""
+        if isinstance(found, Exception):
+            log.error("work that clients detached from cannot be read: %s", found)
+            found = []
+        for client, parts in groupby(found, key=lambda each: each.client):
+            groups = list(parts)
+            log.info("%d groups of client %s are detached", len(groups), client.hex()[:8])
+            event = sev.DetachedEvent(
+                PeerId(client), [each.group for each in groups], [each.frames for each in groups]
+            )
+            self._feed_scheduler(event)
+        self._feed_hub(hev.RecordsReadEvent())
 
     def close_soon(self, reason: str) -> None:
         """Tell all peers that the controller goes, and end the loop."""

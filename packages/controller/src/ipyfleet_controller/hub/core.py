@@ -74,7 +74,7 @@ class HubCore:
         if self._gathering is not None:
             self._gathering.note_gone(self.registry)
             if self._gathering.is_over(now):
-                out += self._end_gathering(self._gathering)
+                out += [*self._end_gathering(self._gathering), WakeAt(now)]
         return out
 
     def _handle(self, event: ev.HubEvent, now: float) -> list[HubInstruction]:
@@ -91,6 +91,10 @@ class HubCore:
             return self._departures.tick(now)
         if isinstance(event, ev.RestartEvent):
             return self._handle_restart(event.past, now)
+        if isinstance(event, ev.RecordsReadEvent):
+            if self._gathering is not None:
+                self._gathering.wants_records = False
+            return []
         if isinstance(event, ev.ResubmittedEvent):
             return self._handle_resubmitted(event.peer)
         return self._handle_close(event)
@@ -329,6 +333,7 @@ class HubCore:
                 out.append(TellScheduler(joined))
             out += self._departures.note_away(peer, now, GATHER_S)
         expected = [peer for peer in self.registry.peers.values() if peer.role != "agent"]
+        self._departures.is_gathering = True
         self._gathering = Gathering(expected, self._cluster.host, now)
         return [*out, WakeAt(self._gathering.deadline)]
 
@@ -341,6 +346,7 @@ class HubCore:
     def _end_gathering(self, gathering: Gathering) -> list[HubInstruction]:
         """Have the scheduler put all together, then answer whoever was kept waiting."""
         self._gathering = None
+        self._departures.is_gathering = False
         clients = self.registry.of_role("client")
         missing = [c.peer for c in clients if c.is_missing or c.peer in self.resubmitting]
         out: list[HubInstruction] = [TellScheduler(sev.GatheredEvent(missing))]

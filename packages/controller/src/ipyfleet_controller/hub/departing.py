@@ -49,6 +49,9 @@ LAST_WORDS_S = 0.020
 AGENT_WAIT_S = 0.150
 """How long an unreachable engine's agent has to say how the engine ended."""
 
+MISSING_AGENT_WAIT_S = 1.0
+"""The same where the agent has yet to come back, after the controller was started anew."""
+
 AWAY_S = 15.0
 """How long a peer may be away before it is given up."""
 
@@ -71,12 +74,15 @@ class Departures:
     Attributes:
         given_up: why each peer was, that did not go by itself.
         away_s: how long a peer may be away.
+        is_gathering: engines that are missing are taken off later, when their tasks are known,
+            which end for the reason for which the engine did.
     """
 
     def __init__(self, registry: Registry, away_s: float) -> None:
         """Take the list of peers."""
         self.given_up: dict[PeerId, str] = {}
         self.away_s = away_s
+        self.is_gathering = False
         self._registry = registry
         self._sweeps: list[tuple[float, PeerId]] = []
         self._checks: list[tuple[float, PeerId, int]] = []
@@ -134,8 +140,11 @@ class Departures:
     def _give_up(self, peer: Peer, reason: str, now: float) -> list[HubInstruction]:
         if peer.role != "engine":
             return self.remove(peer, now)
-        has_agent = peer.agent in self._registry.peers
-        return self.leave(peer, reason, now, AGENT_WAIT_S if has_agent else LAST_WORDS_S)
+        agent = self._registry.peers.get(peer.agent) if peer.agent is not None else None
+        wait_s = AGENT_WAIT_S if agent is not None else LAST_WORDS_S
+        if agent is not None and agent.is_missing:
+            wait_s = MISSING_AGENT_WAIT_S
+        return self.leave(peer, reason, now, wait_s)
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -146,7 +155,7 @@ class Departures:
         if engine.leaving_at is None or now + wait_s < engine.leaving_at:
             engine.leaving_at = now + wait_s
         out: list[HubInstruction] = [WakeAt(engine.leaving_at)]
-        if first:
+        if first and not engine.is_missing:
             out.append(TellScheduler(sev.EngineLeavingEvent(engine.engine_id)))
         return out
 
@@ -180,12 +189,14 @@ class Departures:
             ForgetPeer(engine.peer),
             Remember(PeerLeft(engine.peer, engine.reason)),
             WakeAt(now + SWEEP_AFTER_S),
+            # Before the tasks' ends: who reads of one then finds the engine gone.
+            *tell_clients(self._registry, m.EnginesChanged(lost=[lost])),
             TellScheduler(sev.EngineLostEvent(engine.engine_id, engine.reason, engine.running)),
         ]
         for (client, request), was_stop in engine.requests.items():
             answer = None if was_stop else error
             out += reply_control(self._registry, client, request, engine.engine_id, answer)
-        return out + tell_clients(self._registry, m.EnginesChanged(lost=[lost]))
+        return out
 
     def _note_given_up(self, peer: PeerId, reason: str) -> None:
         if len(self.given_up) >= MAX_GIVEN_UP:
@@ -206,6 +217,8 @@ class Departures:
         """Do what is due."""
         out: list[HubInstruction] = []
         for engine in [e for e in self._registry.engines.values() if e.leaving_at is not None]:
+            if self.is_gathering and engine.is_missing:
+                continue
             if engine.leaving_at is not None and engine.leaving_at <= now:
                 out += self._lose_engine(engine, now)
         for peer in [p for p in self._registry.peers.values() if p.away_until is not None]:

@@ -47,6 +47,10 @@ class RestartEvent(msgspec.Struct):
     past: Recollection
 
 
+class RecordsReadEvent(msgspec.Struct):
+    """The scheduler has been told what the records keep of work that goes on without its client."""
+
+
 class ResubmittedEvent(msgspec.Struct):
     """A client has submitted again all of its tasks that have not ended."""
 
@@ -75,6 +79,7 @@ HubEvent: TypeAlias = (
     | UnreachableEvent
     | ProcessGoneEvent
     | RestartEvent
+    | RecordsReadEvent
     | ResubmittedEvent
     | OverflowEvent
     | TickEvent

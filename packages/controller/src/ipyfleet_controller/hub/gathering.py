@@ -32,6 +32,7 @@ class Gathering:
         deadline: when peers that may not live are not waited for any more.
         welcomes: of each engine what is to be done when all is gathered.
         questions: the same of clients' questions.
+        wants_records: the records have not been read.
     """
 
     def __init__(self, expected: Iterable[Peer], host: str, now: float) -> None:
@@ -45,6 +46,7 @@ class Gathering:
         self.deadline = now + GATHER_S
         self.welcomes: dict[PeerId, list[HubInstruction]] = {}
         self.questions: list[AnswerQuestion] = []
+        self.wants_records = True
         self._certain: set[PeerId] = set()
         self._others: set[PeerId] = set()
         for peer in expected:
@@ -69,7 +71,8 @@ class Gathering:
 
     def is_over(self, now: float) -> bool:
         """Whether nobody is worth waiting for."""
-        return not self._certain and (not self._others or now >= self.deadline)
+        is_all = not self._others and not self.wants_records
+        return not self._certain and (is_all or now >= self.deadline)
 
 
 __all__ = ["GATHER_S", "Gathering"]
