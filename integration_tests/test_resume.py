@@ -18,7 +18,7 @@ import ipyfleet as ipf
 from ipyfleet.error import EngineError, KernelError, TaskAborted
 from ipyfleet_cluster.processes import ProcessRef
 from ipyfleet_protocol.connection import load_connection_file
-from ipyfleet_testing.chaos import RunLog, value_of
+from ipyfleet_testing.chaos import RESPAWN_ARGS, EngineKiller, RunLog, value_of
 from ipyfleet_testing.cluster import ClusterFactory
 from ipyfleet_testing.waiting import wait_until
 
@@ -85,6 +85,31 @@ def test_a_controller_killed_in_the_middle_of_a_map(
         assert other.get_result(old.msg_id).get(PATIENCE_S) == 1024
         assert other.get_result(asked.msg_id).get(PATIENCE_S) == 2048
         assert "reconnecting" not in repr(rc)
+
+
+def test_engines_and_controller_killed(cluster_factory: ClusterFactory, log: RunLog) -> None:
+    """Engines that are killed all the while, the controller twice: every result is right."""
+    cluster, count, kills = cluster_factory(n=4, engine_args=RESPAWN_ARGS), 20_000, 20
+    with contextlib.closing(cluster.connect_client_sync()) as rc:
+        engines = rc.session.link.engines
+
+        def find_pids() -> list[int]:
+            return [engines.known[engine].pid for engine in engines.ids]
+
+        def is_due(killed: int) -> bool:
+            return len(engines.ids) >= 3 and log.total > (killed + 1) * count // (kills + 2)
+
+        with EngineKiller(find_pids, is_due, kills) as killer:
+            result = rc.load_balanced_view(retries=kills).map_async(
+                log.function, range(count), chunksize=1
+            )
+            for part in (1, 2):
+                wait_until(lambda mark=part * count // 3: log.total > mark, PATIENCE_S)
+                kill_controller(cluster)
+            values = result.get(PATIENCE_S)
+        assert values == [value_of(number) for number in range(count)]
+        # The map may be over before the last of them are due.
+        assert killer.kills > kills // 2
 
 
 def test_calls_while_the_controller_is_away(cluster: ipf.Cluster, rc: ipf.Client) -> None:
