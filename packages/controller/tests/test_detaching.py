@@ -13,11 +13,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from ipyfleet_controller.database.detached import PayloadGone, detach_groups, load_detached
+from ipyfleet_controller.database.detached import (
+    PayloadGone,
+    detach_groups,
+    load_detached,
+    take_in_blobs,
+)
 from ipyfleet_controller.database.sqlite import SQLiteDatabase, database_file
 from ipyfleet_controller.scheduler import events as ev
 from ipyfleet_protocol import messages as m
-from ipyfleet_protocol.blobs import BlobStore
+from ipyfleet_protocol.blobs import BlobStore, sweep_blobs
 from ipyfleet_protocol.codec import SliceFrames, encode_part
 from ipyfleet_protocol.columns import PayloadWriter
 from ipyfleet_testing.simulated import SimulatedClient, SimulatedPeers
@@ -113,6 +118,25 @@ def test_detached_tasks_do_not_need_their_clients_shared_memory(bench: Any, tmp_
     assert [bytes(memoryview(frame)) for frame in detached.frames.payload] == [b"pickle", content]
     [live] = state.groups[bench.OTHER].live()
     assert [bytes(memoryview(frame)) for frame in live.part(0, 1)[1]] == [b"pickle", content]
+
+
+def test_tasks_of_a_client_that_is_gone_keep_their_arguments(bench: Any, tmp_path: Path) -> None:
+    """Its shared memory is removed some time after its end; its tasks may wait for longer."""
+    content = os.urandom(300_000)
+    store = BlobStore(tmp_path, bench.OTHER)
+    handle = store.put(content)
+    assert handle is not None
+    writer = PayloadWriter()
+    writer.append(b"pickle", [(encode_part(handle), True)])
+    columns, frames = writer.finish()
+    group = m.Group(0, 1, m.Options("execute"), None, columns)
+    bench.join(0)
+    bench.places = False
+    bench.feed(ev.SubmitEvent(bench.OTHER, [group], [SliceFrames([], frames)]))
+    take_in_blobs(bench.core.state, bench.OTHER, tmp_path)
+    assert sweep_blobs(tmp_path, bench.OTHER) == 1
+    [live] = bench.core.state.groups[bench.OTHER].live()
+    assert bytes(memoryview(live.part(0, 1)[1][1])) == content
 
 
 def test_arguments_that_are_gone_are_an_error(bench: Any, tmp_path: Path) -> None:

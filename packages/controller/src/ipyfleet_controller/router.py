@@ -38,7 +38,7 @@ from ipyfleet_protocol.ids import Channel, PeerId, routing_id, split_routing_id
 from ipyfleet_protocol.reliable import SESSION_MESSAGES
 from ipyfleet_protocol.table import SENDERS
 
-from .database.detached import DetachedGroup
+from .database.detached import DetachedGroup, PayloadGone, take_in_blobs
 from .desk import MAX_OPEN, Desk
 from .hub import events as hev
 from .hub import instructions as hins
@@ -560,6 +560,11 @@ class Router:
         if self.blob_dir is not None:
             from ipyfleet_protocol.blobs import sweep_blobs
 
+            try:
+                # Its tasks go on without it.
+                take_in_blobs(self._scheduler.state, what.peer, self.blob_dir)
+            except PayloadGone as error:
+                log.warning("of a client that is gone: %s", error)
             sweep_blobs(self.blob_dir, what.peer)
 
     def _do_exit(self, what: hins.Exit) -> None:

@@ -69,8 +69,8 @@ def detach_groups(
     """
     index = state.groups.get(client)
     out = []
+    take_in_blobs(state, client, blob_dir)
     for group in index.live() if index is not None else ():
-        _take_in_blobs(group, blob_dir)
         function = group.function
         body: Sequence[Frame] = ()
         if function is not None:
@@ -83,7 +83,19 @@ def detach_groups(
     return out
 
 
-def _take_in_blobs(group: TaskGroup, blob_dir: Path | None) -> None:
+def take_in_blobs(state: SchedulerState, client: PeerId, blob_dir: Path | None) -> None:
+    """Free a client's groups that have not ended of its shared memory: what was there is mapped,
+    which keeps it when its names go, and travels inline from now on.
+
+    Raises:
+        PayloadGone: if arguments of a group are not there.
+    """
+    index = state.groups.get(client)
+    for group in index.live() if index is not None else ():
+        _take_in(group, blob_dir)
+
+
+def _take_in(group: TaskGroup, blob_dir: Path | None) -> None:
     if not group.columns.blobs or group.frames is None:
         return
     # Nothing is too large: it has to be run.
@@ -115,4 +127,11 @@ def load_detached(database: TaskDatabase) -> list[DetachedGroup]:
     return sorted(database.detached(), key=lambda each: (each.client, each.group.first))
 
 
-__all__ = ["DetachedGroup", "PayloadGone", "detach_groups", "load_detached", "with_ended"]
+__all__ = [
+    "DetachedGroup",
+    "PayloadGone",
+    "detach_groups",
+    "load_detached",
+    "take_in_blobs",
+    "with_ended",
+]
