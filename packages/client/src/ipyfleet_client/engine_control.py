@@ -15,7 +15,8 @@ from ipyfleet_protocol.errors import collect_exceptions
 from ipyfleet_protocol.serialize import pack_function
 
 if TYPE_CHECKING:
-    from ipyfleet_client.session import Pending, Session
+    from ipyfleet_client.requests import Pending
+    from ipyfleet_client.session import Session
 
 ANSWER_S = 1.0
 """How long an engine has to answer itself, before its agent is asked."""

@@ -15,12 +15,10 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import zmq
 
 from ipyfleet_client.away import Away
@@ -42,6 +40,7 @@ from ipyfleet_client.link import (
     Warn,
 )
 from ipyfleet_client.pending import Segment, Work
+from ipyfleet_client.requests import Pending, Requests
 from ipyfleet_client.submission import Submitter
 from ipyfleet_protocol import __version__
 from ipyfleet_protocol import messages as m
@@ -51,10 +50,7 @@ from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo, check_alive, host_id, pick_url
 from ipyfleet_protocol.errors import (
     ClientClosed,
-    KernelError,
     ProtocolError,
-    collect_exceptions,
-    error_from_info,
 )
 from ipyfleet_protocol.ids import new_peer_id
 from ipyfleet_protocol.reliable import SESSION_MESSAGES
@@ -68,26 +64,6 @@ _FORKED = (
     "make a Client of its own here"
 )
 _CLOSED = "this client is closed; make a new Client"
-
-
-class Pending(Future[Any]):
-    """The answer to a request to the hub, or to engines, once it is here."""
-
-    take: Callable[[bytes, Sequence[Frame]], bool] | None = None
-    """Takes each of several replies, in the receiving thread; true for the last."""
-
-    def __init__(
-        self,
-        question: m.Question | None = None,
-        action: m.ControlAction | None = None,
-        engines: Iterable[int] = (),
-    ) -> None:
-        super().__init__()
-        self.question = question
-        self.action = action
-        self.waiting = set(engines)
-        self.errors: list[BaseException] = []
-        self.contents: dict[int, bytes] = {}
 
 
 class Session:
@@ -119,7 +95,7 @@ class Session:
         self._blob_dir = Path(info.blob_dir) if info.blob_dir else None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._wire: Wire | None = None
-        self._requests: dict[int, Pending] = {}
+        self._requests = Requests()
         self._next_request = 0
         self._refused = ""
         self._closing = False
@@ -248,23 +224,10 @@ class Session:
         if self.closed:
             return
         self.link.forget_output(self.submit.next_seq)
-        self.submit.start_anew(self._open_questions)
+        self.submit.start_anew(self._requests.ask_again)
+        self._requests.fail_doubtful()
         if self.wire.is_open and self.away.come_back():
             logger.warning("the controller was started anew; what is open was submitted again")
-
-    def _open_questions(self) -> list[bytes]:
-        """Return the requests to be asked again; those that may not be asked twice fail."""
-        headers = []
-        for number, pending in list(self._requests.items()):
-            if pending.question is not None:
-                headers.append(encode(m.Request(number, pending.question)))
-            elif pending.action is None or isinstance(pending.action, m.SendSignal | m.StopEngine):
-                self._requests.pop(number, None)
-                text = "the controller died before it answered; whether this was done is not known"
-                _resolve(pending, None, KernelError(text))
-            else:
-                headers.append(encode(m.Control(number, sorted(pending.waiting), pending.action)))
-        return headers
 
     @property
     def reconnecting(self) -> bool:
@@ -343,12 +306,11 @@ class Session:
         """
         pending = Pending(question)
         pending.take = take
-        return self._ask(pending, lambda number: m.Request(number, question))
+        return self._ask(pending)
 
     def control(self, targets: Sequence[int], action: m.ControlAction) -> Pending:
         """Ask something of engines; the future's result is None, or the error(s) of the engines."""
-        pending = Pending(action=action, engines=targets)
-        return self._ask(pending, lambda number: m.Control(number, list(targets), action))
+        return self._ask(Pending(action=action, engines=targets))
 
     def answer(self, pending: Pending, timeout_s: float | None = None) -> Any:
         """Wait for an answer and return it.
@@ -362,15 +324,13 @@ class Session:
             raise TimeoutError(f"no answer within {timeout_s:g} s")
         return pending.result()
 
-    def _ask(self, pending: Pending, make: Callable[[int], m.Message]) -> Pending:
+    def _ask(self, pending: Pending) -> Pending:
         self.wire  # noqa: B018 - raises ClientClosed
         with self.link.lock:
             self._next_request = number = self._next_request + 1
-
-        def note() -> None:
-            self._requests[number] = pending
-
-        self.submit.send_message(encode(make(number)), before=note)
+        self.submit.send_message(
+            encode(pending.message(number)), before=lambda: self._requests.open(number, pending)
+        )
         return pending
 
     # -- messages -----------------------------------------------------------------------------
@@ -402,7 +362,7 @@ class Session:
             case LoseEngines():
                 self.comms.lose(effect.engines)
             case Answer():
-                self._take_answer(effect)
+                self._requests.take(effect)
             case Acknowledged():
                 self.wire.acknowledged(effect.received)
             case Joined():
@@ -449,32 +409,6 @@ class Session:
             if done:
                 self._finish(work)
 
-    def _take_answer(self, answer: Answer) -> None:
-        pending = self._requests.get(answer.request)
-        if pending is None:
-            return
-        error: Exception | None = None
-        if answer.error is not None:
-            error = error_from_info(answer.error)
-        if answer.engine < 0 and not pending.waiting:
-            if error is None and pending.take is not None:
-                try:
-                    if not pending.take(answer.content, answer.frames):
-                        return
-                except (msgspec.MsgspecError, LookupError, TypeError) as failure:
-                    error = ProtocolError(f"an answer that makes no sense: {failure!r}")
-            self._requests.pop(answer.request, None)
-            _resolve(pending, (answer.content, answer.frames), error)
-            return
-        pending.waiting.discard(answer.engine)
-        if error is not None:
-            pending.errors.append(error)
-        else:
-            pending.contents[answer.engine] = answer.content
-        if not pending.waiting:
-            self._requests.pop(answer.request, None)
-            _resolve(pending, None, _join_errors(pending.errors))
-
     def _send_comm(self, message: m.CommMessage, frames: Sequence[Frame]) -> None:
         if not self.closed:
             self.submit.send_message(encode(message), frames)
@@ -517,10 +451,7 @@ class Session:
             self._finish(work)
         with self.link.lock:
             self.link.ledger.give_up()
-        for number in list(self._requests):
-            pending = self._requests.pop(number, None)
-            if pending is not None:
-                _resolve(pending, None, KernelError(reason))
+        self._requests.fail(reason)
 
     def close(self, linger_s: float = 0.5) -> None:
         """Say goodbye and free everything. Tasks under way go on. Idempotent."""
@@ -559,25 +490,6 @@ def _failed_piece(seq: int, size: int) -> m.ResultSlice:
     nan = struct.pack("<d", float("nan"))
     columns = m.Columns(struct.pack("<I", size))
     return m.ResultSlice(seq, 1, 0, -1, bytes((m.FAILED,)), nan, nan, b"", columns)
-
-
-def _resolve(pending: Pending, value: Any, error: BaseException | None) -> None:
-    if pending.done():
-        return
-    if error is not None:
-        pending.set_exception(error)
-    else:
-        pending.set_result(value)
-
-
-def _join_errors(errors: list[BaseException]) -> BaseException | None:
-    if len(errors) < 2:
-        return errors[0] if errors else None
-    try:
-        collect_exceptions(errors, "control")
-    except KernelError as error:
-        return error
-    return errors[0]
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
