@@ -1,10 +1,12 @@
 """The session's state, its ledger and its stores, without any I/O."""
 
+import gc
 import math
 import weakref
 
 import pytest
 
+from ipyfleet_client import link as link_module
 from ipyfleet_client.ledger import Ledger
 from ipyfleet_client.link import ClientLink, CloseSession, FinishWork, Joined, RefuseSession
 from ipyfleet_client.pending import PENDING, Work
@@ -230,3 +232,28 @@ def test_ledger_finds_and_forgets():
     ledger.forget(works[1])
     assert ledger.find(4) is None
     assert ledger.find(8) == (works[3], 1, 2)
+
+
+def test_works_that_are_followed_are_found_though_nobody_holds_them(link, monkeypatch):
+    """So that their threads' text is shown; the last ones, up to a number of bytes of output."""
+    monkeypatch.setattr(link_module, "FOLLOWED_BYTES", 2000)
+    for seq in range(5):
+        work = outstanding(link, seq, 1)
+        text = m.OutputItem(seq, 0, "stdout", b"x" * 900)
+        link.handle(m.Output(bytes(16), 0, [text]), [], NOW)
+        link.handle(*results(seq, [b"\x80\x05N."], outputs=uint32_column([1])), NOW)
+        link.follow(work)
+        del work
+    gc.collect()
+    late = [m.OutputItem(seq, 1, "stdout", b"late") for seq in range(5)]
+    assert [link._find_recent(seq) is not None for seq in range(5)] == [False] * 3 + [True] * 2
+    link.handle(m.Output(bytes(16), 0, late), [], NOW)
+    found = link._find_recent(4)
+    assert found[0].outputs[found[1]].text("stdout").endswith("late")
+    big = outstanding(link, 5, 1)
+    link.handle(m.Output(bytes(16), 0, [m.OutputItem(5, 0, "stdout", b"x" * 9000)]), [], NOW)
+    link.handle(*results(5, [b"\x80\x05N."], outputs=uint32_column([1])), NOW)
+    link.follow(big)
+    del big, found
+    gc.collect()
+    assert link._find_recent(5) is not None and link._find_recent(4) is None

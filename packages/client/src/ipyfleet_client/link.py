@@ -37,6 +37,9 @@ RECENT_WORKS = 256
 FOLLOWED_WORKS = 16
 """The same where what they print is to be shown, whoever holds the result."""
 
+FOLLOWED_BYTES = 32 << 20
+"""Output that is kept for that, of all but the last work."""
+
 
 class Joined(NamedTuple):
     """The controller has welcomed this client."""
@@ -287,6 +290,13 @@ class ClientLink:
         """Keep a work that is done: what its tasks' threads still print goes to its sinks."""
         with self.lock:
             self._followed.append(work)
+            left = FOLLOWED_BYTES
+            for position, each in enumerate(reversed(self._followed)):
+                left -= sum(output.n_bytes for output in (each.outputs or {}).values())
+                if left < 0 and position:
+                    for _ in range(len(self._followed) - position):
+                        self._followed.popleft()
+                    break
 
     def _find_recent(self, seq: int) -> tuple[Work, int] | None:
         """Return the work and index of a task that has ended, if somebody still holds its result.

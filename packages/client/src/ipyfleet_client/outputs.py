@@ -36,6 +36,7 @@ class TaskOutput:
             Those of earlier attempts come before those of the last.
         received: number of items of the last attempt that have arrived, in order or not.
         dropped_bytes: output that was dropped on the way because a bound was hit.
+        n_bytes: about what the items take.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class TaskOutput:
         "_source",
         "dropped_bytes",
         "items",
+        "n_bytes",
         "received",
     )
 
@@ -53,6 +55,7 @@ class TaskOutput:
         self.items: list[tuple[str, Any]] = []
         self.received = 0
         self.dropped_bytes = 0
+        self.n_bytes = 0
         self._early: dict[int, tuple[str, Any]] = {}
         self._next = 0
         self._has_lost = False
@@ -72,6 +75,7 @@ class TaskOutput:
             return
         self.received += 1
         self.dropped_bytes += item.dropped_bytes
+        self.n_bytes += len(item.content) + sum(map(len, buffers))
         self._early[position] = (item.kind, _content(item, buffers))
         if self._has_lost and position > self._next:
             self.close_gaps()
