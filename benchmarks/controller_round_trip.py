@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Peers:
         """Submit `count` tasks, one after the other."""
         for _ in range(count):
             self._submit(1, 1)
-            self._answer()
+            self._answer(self._receive(self.task, m.RunTasks).slices)
             self._receive(self.client, m.Results)
 
     def calls(self, count: int) -> None:
@@ -118,10 +118,11 @@ class Peers:
             while self.seq < end and self.seq - first - n_done < WINDOW * step:
                 self._submit(n_groups, group_size)
             for socket, _ in poller.poll(10_000):
-                if socket is self.task:
-                    self._answer()
-                else:
-                    n_done += sum(s.count for s in self._receive(self.client, m.Results).slices)
+                message = decode(socket.recv_multipart()[0])
+                if isinstance(message, m.RunTasks):
+                    self._answer(message.slices)
+                elif isinstance(message, m.Results):
+                    n_done += sum(s.count for s in message.slices)
 
     def _submit(self, n_groups: int, size: int) -> None:
         """Send groups of `size` tasks; the first message of all brings the function."""
@@ -136,9 +137,8 @@ class Peers:
             self.seq += size
         _send(self.client, m.Submit(groups), *frames)
 
-    def _answer(self) -> None:
-        """Take one message of tasks and end them all, in as few slices as an engine would."""
-        tasks = self._receive(self.task, m.RunTasks).slices
+    def _answer(self, tasks: Sequence[m.TaskSlice]) -> None:
+        """End all tasks of a message, in as few slices as an engine would."""
         results: list[m.ResultSlice] = []
         for piece in tasks:
             last = results[-1] if results else None

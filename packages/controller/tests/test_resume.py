@@ -12,10 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from ipyfleet_controller.endpoints import JOURNAL
+from ipyfleet_controller.hub.journal import recall
+from ipyfleet_controller.journal import read_journal
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import decode, encode, split
 from ipyfleet_protocol.columns import Payloads, float64_column
 from ipyfleet_protocol.ids import Channel, format_msg_id, new_peer_id
+from ipyfleet_protocol.paths import runtime_dir
 from ipyfleet_protocol.reliable import SESSION_MESSAGES, Received, Sent
 
 CHANNELS = {
@@ -469,6 +473,44 @@ def test_an_engine_that_died_meanwhile_is_mourned_for_its_reason(world: World, w
     client.collect(1)
     assert b"SIGKILL" in client.ended[0]
     assert any(isinstance(message, m.EnginesChanged) for message, _ in client.inbox[Channel.CLIENT])
+
+
+def test_detached_work_goes_on_after_a_restart(world: World, wire: Any) -> None:
+    """The queue of a client that has left is run by the successor, and what had run is not."""
+    client = Client(world.dealers, wire)
+    engine = Engine(world.dealers)
+    client.submit(0, 6)
+    engine.take()
+    engine.run()
+    client.collect(1)
+    client.send(Channel.CLIENT, m.Request(1, m.DetachClient()))
+    reply, _ = client.get(Channel.CLIENT, m.Reply)
+    assert reply.error is None
+    client.send(Channel.CLIENT, m.Goodbye())
+    path = runtime_dir(world.dealers.info.instance) / JOURNAL
+    deadline = time.monotonic() + 10
+    while client.peer in recall(read_journal(path)).peers:
+        assert time.monotonic() < deadline
+        time.sleep(0)
+    engine.take()
+    world.kill()
+    world.start("--resume")
+    engine.come_back(world.dealers)
+    engine.welcomed(Channel.CONTROL)
+    engine.welcomed(Channel.TASK)
+    engine.send_again()
+    other = Client(world.dealers, wire)
+    while len(engine.ran) < 6:
+        while engine.queue:
+            engine.run()
+        if len(engine.ran) < 6:
+            engine.take()
+    assert sorted(engine.ran) == list(range(6))
+    question = m.AwaitResults([format_msg_id(client.peer, 5)])
+    other.send(Channel.CLIENT, m.Request(1, question))
+    _, frames = other.get(Channel.CLIENT, m.Reply)
+    while frames != [b"5"]:
+        _, frames = other.get(Channel.CLIENT, m.Reply)
 
 
 def test_a_client_that_is_late_gets_its_results_all_the_same(world: World, wire: Any) -> None:
