@@ -420,8 +420,8 @@ class HubCore:
         if engine is None or engine.leaving_at is not None:
             # The client is told that the engine is lost, and closes its comms then.
             return []
-        message.client = event.peer
-        return [ForwardToEngine(engine.peer, message)]
+        known = m.CommMessage(message.engine, event.peer, message.kind, message.content)
+        return [ForwardToEngine(engine.peer, known)]
 
     def _on_request(
         self, event: ev.MessageEvent, message: m.Request, now: float
