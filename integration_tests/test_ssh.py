@@ -143,6 +143,28 @@ def test_a_tunnel_that_breaks_is_made_again(
         assert [p.pid for p in tunnels()] != [first.pid]
 
 
+@pytest.mark.parametrize("flags", [[], ["--no-fork"]], ids=["forked", "programs"])
+def test_engines_behind_an_ssh_server(
+    cluster_factory: Callable[..., Any], ssh: SshServer, flags: list[str]
+) -> None:
+    """Engines reach their controller through ssh, and nothing of it outlives them."""
+    cluster = cluster_factory(n=0, controller_ip="127.0.0.1")
+    file = Path(cluster.client_connection_file)
+    command = [sys.executable, "-m", "ipyfleet_engine", "-n", "2", *flags]
+    command += [f"--file={file.with_name(file.name.replace('client', 'engine'))}"]
+    command += [f"--profile-dir={cluster.profile_dir}"]
+    command += [f"--ssh={ssh.name}", f"--sshkey={ssh.folder / 'id'}"]
+    command += [f"--IPEngineApp.ssh_args={a}" for a in ssh.arguments["ssh_args"]]
+    with cluster.connect_client_sync() as rc, subprocess.Popen(command) as agent:
+        rc.wait_for_engines(2, timeout=15)
+        assert rc[:].map_sync(abs, range(-4, 0)) == [4, 3, 2, 1]
+        used = tunnels(agent.pid)
+        assert len(used) == (3 if flags else 1)
+        agent.terminate()
+        assert agent.wait(TIMEOUT_S) == 0
+        assert wait_until(lambda: not any(map(_runs, used)), TIMEOUT_S)
+
+
 def test_the_connection_file_names_the_server(
     cluster_factory: Callable[..., Any], ssh: SshServer, tmp_path: Path
 ) -> None:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from traitlets import Any as AnyTrait
-from traitlets import Bool, Enum, Float, Int, Unicode
+from traitlets import Bool, Enum, Float, Int, List, Unicode
 from traitlets.config import Application, Config
 
 from ipyfleet_protocol import paths
-from ipyfleet_protocol.connection import ConnectionInfo, load_connection_file
+from ipyfleet_protocol.connection import ConnectionInfo, host_id, load_connection_file
 from ipyfleet_protocol.errors import ConnectionFileError
 from ipyfleet_protocol.ids import PeerId, new_peer_id
+from ipyfleet_protocol.tunnel import Tunnel
 
 from . import __version__
 from .guard import Guard
@@ -71,6 +72,15 @@ class IPEngineApp(Application):
     ).tag(config=True)
     cluster_id = Unicode("", help="Which of the profile's clusters to join.").tag(config=True)
     file = Unicode("", help="The connection file, if it is not in the profile.").tag(config=True)
+    ssh = Unicode(
+        "",
+        help="An ssh server, user@host[:port], to reach the controller through; by default what "
+        "the connection file names, on other hosts than the controller's.",
+    ).tag(config=True)
+    sshkey = Unicode("", help="A private key for it, where ssh does not find one.").tag(config=True)
+    ssh_args = List(
+        Unicode(), help="More arguments for ssh, such as -J and jump.host; one each time."
+    ).tag(config=True)
     lease_fd = Int(
         -1, help="Read end of a pipe; the agent and its engines end when the other end closes."
     ).tag(config=True)
@@ -133,6 +143,8 @@ class IPEngineApp(Application):
         "ipython-dir": "IPEngineApp.ipython_dir",
         "cluster-id": "IPEngineApp.cluster_id",
         "file": "IPEngineApp.file",
+        "ssh": "IPEngineApp.ssh",
+        "sshkey": "IPEngineApp.sshkey",
         "lease-fd": "IPEngineApp.lease_fd",
         "log-level": "Application.log_level",
         "timeout": "IPEngineApp.timeout",
@@ -192,7 +204,7 @@ class IPEngineApp(Application):
         """Run until the cluster ends; then exit the process."""
         try:
             exit_code = self._run_single() if self.single else self._run_agent()
-        except ConnectionFileError as error:
+        except (ConnectionFileError, ConnectionError, TimeoutError) as error:
             log.critical("%s", error)
             exit_code = 1
         self.exit(exit_code)
@@ -320,6 +332,9 @@ class IPEngineApp(Application):
             "ipyfleet_engine",
             "--single",
             f"--file={self.file_path}",
+            f"--ssh={self.ssh}",
+            f"--sshkey={self.sshkey}",
+            *(f"--IPEngineApp.ssh_args={argument}" for argument in self.ssh_args),
             f"--timeout={self.timeout}",
             f"--log-level={self.log_level}",
             f"--profile-dir={self.profile_path}",
@@ -349,7 +364,14 @@ class IPEngineApp(Application):
         return max(self.controller_timeout, info.recover_s)
 
     def _load_connection(self) -> ConnectionInfo:
-        return load_connection_file(self.file_path, timeout_s=self.timeout, alive=True)
+        info = load_connection_file(self.file_path, timeout_s=self.timeout, alive=True)
+        server = self.ssh or ("" if info.host == host_id() else info.ssh)
+        if server:
+            # Engines that are forked share it; it ends with this process.
+            self._tunnel = Tunnel(info, server, key=self.sshkey, args=self.ssh_args)
+            self._tunnel.start(self.timeout)
+            info.tunnel = self._tunnel.url
+        return info
 
     def _make_kernel(self) -> FleetKernel:
         from .kernel import make_kernel

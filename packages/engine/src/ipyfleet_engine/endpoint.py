@@ -127,7 +127,7 @@ def make_endpoint(
     """
     url = pick_url(info)
     keys = None
-    if url.startswith("tcp://") and info.server_public:
+    if info.server_public and (url.startswith("tcp://") or info.tunnel):
         keys = (info.server_public, info.public, info.secret)
     instance = bytes.fromhex(info.instance)
     return Endpoint(

@@ -90,6 +90,7 @@ class ConnectionInfo(msgspec.Struct):
         cluster_id: the name of the cluster in its profile, often empty.
         ssh: the ssh server to tunnel through, or empty.
         server_public, public, secret: CURVE keys in z85; empty where there is no ``tcp://``.
+        tunnel: where a tunnel to it begins on this host, once there is one; empty in files.
         heartbeat_s: an engine or agent that is silent for longer is taken for dead; 0 for never.
         recover_s: how long peers wait for a controller that died to be back at the same addresses;
             0 where nobody would start it again.
@@ -114,6 +115,7 @@ class ConnectionInfo(msgspec.Struct):
     secret: str = ""
     heartbeat_s: float = 30.0
     recover_s: float = 0.0
+    tunnel: str = ""
 
     def __repr__(self) -> str:
         # Reprs end up in logs; the secret key must not.
@@ -280,6 +282,8 @@ def pick_url(info: ConnectionInfo) -> str:
     Raises:
         ConnectionFileUnreachable: if the controller does not listen for connections from this host.
     """
+    if info.tunnel:
+        return info.tunnel
     ipc = next((url for url in info.urls if url.startswith("ipc://")), "")
     tcp = next((url for url in info.urls if url.startswith("tcp://")), "")
     if info.host == host_id() and ipc and (not tcp or os.path.exists(ipc[len("ipc://") :])):
