@@ -1,0 +1,71 @@
+"""How the loop waits: for its ROUTER, for other zmq sockets and for file descriptors, all at once.
+
+What lives here: `Readiness`. What must not: what is read.
+
+Fast path: descriptors are polled, not sockets. `zmq.Poller` looks at each socket before and after
+it sleeps, which is six system calls more for each message (12 µs of the 195 that a round trip of
+one task cost the main thread). A zmq descriptor tells of news once, and whoever uses the socket may
+take the news away; so the ROUTER is looked at right before each sleep, and the callbacks of other
+sockets read until nothing is left.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Any, cast
+
+import zmq
+
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+
+
+class Readiness:
+    """Waits, and calls whoever reads what is ready."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        """Take the ROUTER, which is the caller's to read."""
+        self._socket = socket
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        # There is none on Windows. A zmq poller takes descriptors, too.
+        self._poller: Any = select.poll() if hasattr(select, "poll") else zmq.Poller()
+        self._poller.register(_descriptor(socket), _POLLIN)
+
+    def add(self, source: Any, callback: Callable[[], None]) -> None:
+        """Have `callback` called whenever a zmq socket or a file descriptor can be read.
+
+        It has to read until nothing is left.
+        """
+        fd = _descriptor(source)
+        self._callbacks[fd] = callback
+        self._poller.register(fd, _POLLIN)
+        if isinstance(source, zmq.Socket) and int(source.get(_EVENTS)) & _POLLIN:
+            # Only who has looked and found nothing is told of news.
+            callback()
+
+    @property
+    def has_message(self) -> bool:
+        """Whether the ROUTER can be read."""
+        return bool(cast("int", self._socket.get(_EVENTS)) & _POLLIN)
+
+    def wait(self, timeout_ms: int | None) -> bool:
+        """Wait until something can be read, at most so long; call the callbacks.
+
+        Returns:
+            Whether anything was ready. The ROUTER may have nothing, and something else news.
+        """
+        has_message = self.has_message
+        ready = self._poller.poll(0 if has_message else timeout_ms)
+        for fd, _ in ready:
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback()
+        return has_message or bool(ready)
+
+
+def _descriptor(source: Any) -> int:
+    return cast("int", source.get(zmq.FD)) if isinstance(source, zmq.Socket) else int(source)
+
+
+__all__ = ["Readiness"]
