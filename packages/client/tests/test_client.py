@@ -473,6 +473,7 @@ def test_abort_of_what_is_at_some_engines(rc, controller):
     controller.paused.set()
     ar = rc[:].apply_async(abs, -1)
     rc.abort(targets=[1])
+    assert rc.session.wait_until(lambda: controller.received(m.Cancel), 5)
     controller.paused.clear()
     values = ar.get(5, return_exceptions=True)
     assert values[0] == 1
