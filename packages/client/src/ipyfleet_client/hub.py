@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 60.0
 """How long a request to the hub or to engines may take."""
 
+KNOWN_SOON_S = (0.02, 0.1)
+"""When to ask again for what is not known: another client's submission may be on its way."""
+
 _TIMES = ("submitted", "started", "completed", "received")
 _BUILTIN = {kind.__name__: kind for kind in (KeyError, IndexError, ValueError)}
 
@@ -87,8 +90,16 @@ class HubQueries:
                 return local.split()[local.msg_ids.index(wanted)]
             return local
         self.session.submit.flush()
-        result = AsyncHubResult(self, msg_ids, single=not isinstance(wanted, list | tuple))  # type: ignore[arg-type]
-        result.wait_until_known(REQUEST_TIMEOUT_S)
+        single = not isinstance(wanted, list | tuple)
+        for again_s in (*KNOWN_SOON_S, None):
+            result = AsyncHubResult(self, msg_ids, single=single)  # type: ignore[arg-type]
+            try:
+                result.wait_until_known(REQUEST_TIMEOUT_S)
+                break
+            except KeyError:
+                if again_s is None:
+                    raise
+                self.session.wait_until(lambda: False, again_s)
         return result
 
     def _local_result(self, msg_ids: Sequence[str]) -> AsyncResult | None:
