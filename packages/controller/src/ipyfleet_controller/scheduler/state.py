@@ -91,9 +91,11 @@ class SchedulerState:
 
     def is_usable(self, constraint: Constraint) -> bool:
         """Whether an engine is there that a constraint admits."""
-        return any(
-            not engine.is_leaving and constraint.admits(engine) for engine in self.engines.values()
-        )
+        engines = self.engines
+        if constraint.targets is not None and len(constraint.targets) < len(engines):
+            targets = [engines[target] for target in constraint.targets if target in engines]
+            return any(not each.is_leaving and constraint.admits(each) for each in targets)
+        return any(not each.is_leaving and constraint.admits(each) for each in engines.values())
 
     def may_run(self, constraint: Constraint, engine: EngineQueue) -> bool:
         """Whether tasks under a constraint may be placed at an engine now."""
