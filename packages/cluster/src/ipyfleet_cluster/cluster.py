@@ -328,6 +328,8 @@ class Cluster(AsyncFirst, GuardedCluster):
         if supervisor is not None and supervisor.signal(signal.SIGTERM):
             await wait_exit(supervisor, _SUPERVISOR_TIMEOUT_S)
         self._look_again()
+        # First of all: the guard may be stopping engines itself just now.
+        await self._end_guard()
         try:
             await self.stop_engines()
         finally:

@@ -55,9 +55,10 @@ class Lease:
     def release(self) -> None:
         """End the lease: the child exits. Does nothing the second time."""
         self._close_read_end()
-        if self._write_fd >= 0:
-            os.close(self._write_fd)
-            self._write_fd = -1
+        # Swapped first: two threads may stop a cluster at the same time.
+        fd, self._write_fd = self._write_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _close_read_end(self) -> None:
         if self._read_fd >= 0:
