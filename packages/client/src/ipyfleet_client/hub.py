@@ -91,15 +91,16 @@ class HubQueries:
             return local
         self.session.submit.flush()
         single = not isinstance(wanted, list | tuple)
-        for again_s in (*KNOWN_SOON_S, None):
+        for again_s in KNOWN_SOON_S:
             result = AsyncHubResult(self, msg_ids, single=single)  # type: ignore[arg-type]
             try:
                 result.wait_until_known(REQUEST_TIMEOUT_S)
-                break
             except KeyError:
-                if again_s is None:
-                    raise
                 self.session.wait_until(lambda: False, again_s)
+            else:
+                return result
+        result = AsyncHubResult(self, msg_ids, single=single)  # type: ignore[arg-type]
+        result.wait_until_known(REQUEST_TIMEOUT_S)
         return result
 
     def _local_result(self, msg_ids: Sequence[str]) -> AsyncResult | None:
