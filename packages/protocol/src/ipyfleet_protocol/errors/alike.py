@@ -21,6 +21,9 @@ _VARYING = re.compile(
     r"\x1b\[[0-9;]*m|0x[0-9a-f]+|ipykernel_\d+|In ?\[\d+\]|ipython-input-\d+-[0-9a-f]*"
 )
 
+# Where a frame of a traceback is: as Python writes it, as IPython does.
+_PLACE = re.compile(r'File "([^"\n]+)", line (\d+)|File (\S+?):(\d+)')
+
 
 class ErrorKind(NamedTuple):
     """Errors that are alike, in their order."""
@@ -47,14 +50,16 @@ class ErrorKind(NamedTuple):
 def group_alike(errors: Iterable[RemoteError]) -> list[ErrorKind]:
     """Return the errors by kind, in the order of the first of each.
 
-    Alike are errors of one class with one text and one traceback, but for what varies between
-    engines.
+    Alike are errors of one class with one text that were raised in one line; where tracebacks do
+    not tell the line, those with one traceback, but for what varies between engines. (An engine
+    with many errors at a time renders some in IPython's manner and some in Python's.)
     """
     kinds: dict[tuple[str, str, str, str], ErrorKind] = {}
     for error in errors:
         method = str((error.engine_info or {}).get("method", ""))
         trace = _VARYING.sub("", "\n".join(error.traceback))
-        key = (error.ename, error.evalue, method, trace)
+        places = [":".join(filter(None, place)) for place in _PLACE.findall(trace)]
+        key = (error.ename, error.evalue, method, places[-1] if places else trace)
         kinds.setdefault(key, ErrorKind([])).errors.append(error)
     return list(kinds.values())
 
