@@ -100,7 +100,8 @@ class Peer:
                         self._begin(each)
                 self.incarnation = message.incarnation
         elif kind in SESSION_MESSAGES:
-            self.last[channel] = message
+            if kind is not m.Probe:  # which may come before the answer to a hello
+                self.last[channel] = message
         elif channel in self.last or channel in (Channel.TASK, Channel.OUTPUT):
             self.received[channel].note(len(header), time.monotonic())
             self.inbox[channel].append((message, frames))

@@ -231,7 +231,8 @@ class Router:
             self._wake()
         if self._must_place:
             self._must_place = False
-            self._feed_scheduler(_PLACE)
+            if self._scheduler.wants_place:
+                self._feed_scheduler(_PLACE)
         if self._watches.due:
             self._tell_watchers()
         if self._outbox.is_waiting:

@@ -78,7 +78,7 @@ class Sessions:
         """Note that results of an engine have been dealt with, and sent to their client if it is
         here and does not have them.
         """
-        line = self._outbox.line(client + bytes((Channel.CLIENT,)))
+        line = self._outbox.line(client + Channel.CLIENT.suffix)
         if line is None:
             key = client, engine
             self._unrecorded[key] = max(number, self._unrecorded.get(key, 0))
@@ -124,7 +124,7 @@ class Sessions:
 
     def _tell(self, client: PeerId, numbers: Mapping[PeerId, int]) -> None:
         for engine, number in numbers.items():
-            if self._outbox.line(engine + bytes((Channel.CONTROL,))) is not None:
+            if self._outbox.line(engine + Channel.CONTROL.suffix) is not None:
                 message = ResultsTaken(client, number)
                 self._outbox.send(engine, Channel.CONTROL, encode(message))
 

@@ -7,7 +7,7 @@ not: decoding, frames (`codec.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from .columns import read_uint32
 from .errors import ProtocolError
@@ -70,8 +70,16 @@ def check(message: Message) -> None:
 
 def _require(condition: bool, complaint: str, *values: object) -> None:
     if not condition:
-        # Put together only now: most of what arrives is right, and formatting cost 3 µs a message.
-        raise ProtocolError(complaint.format(*values))
+        _complain(complaint, *values)
+
+
+def _complain(complaint: str, *values: object) -> NoReturn:
+    # Put together only now: most of what arrives is right, and formatting cost 3 µs a message.
+    raise ProtocolError(complaint.format(*values))
+
+
+# The checks of what each task's way consists of (`Submit`, `RunTasks`, `Results`) test in place
+# instead of calling `_require`: 9 µs instead of 16 for the three of a lone task.
 
 
 def _check_peer(peer: bytes, what: str = "peer id") -> None:
@@ -84,16 +92,18 @@ def _check_peers(peers: Sequence[bytes]) -> None:
 
 
 def _check_range(first: int, count: int) -> None:
-    _require(first >= 0 and count >= 1 and first + count <= MAX_SEQ, "tasks {} + {}", first, count)
+    if first < 0 or count < 1 or first + count > MAX_SEQ:
+        _complain("tasks {} + {}", first, count)
 
 
 def _check_small(number: int, what: str, least: int = 0) -> None:
-    _require(least <= number < MAX_SMALL, "{} {}", what, number)
+    if not least <= number < MAX_SMALL:
+        _complain("{} {}", what, number)
 
 
 def _check_targets(targets: Sequence[int] | None) -> None:
-    if targets:
-        _require(min(targets) >= 0 and max(targets) < MAX_SMALL, "a target out of range")
+    if targets and (min(targets) < 0 or max(targets) >= MAX_SMALL):
+        _complain("a target out of range")
 
 
 def _check_request(request: int) -> None:
@@ -105,7 +115,8 @@ def _check_signal(signum: int) -> None:
 
 
 def _check_columns(columns: Columns, count: int) -> None:
-    _require(len(columns.sizes) == 4 * count, "{} bytes of sizes for {}", len(columns.sizes), count)
+    if len(columns.sizes) != 4 * count:
+        _complain("{} bytes of sizes for {}", len(columns.sizes), count)
     if columns.buffer_counts:
         _require(len(columns.buffer_counts) == 4 * count, "buffer counts of the wrong length")
     if columns.blobs:
@@ -118,13 +129,13 @@ def _check_columns(columns: Columns, count: int) -> None:
 
 def _check_function(function: Function | None) -> None:
     if function is not None:
-        _require(len(function.digest) == 16, "a digest that is not 16 bytes")
-        _require(0 <= function.frames < 1 << 20, "a function of {} frames", function.frames)
+        if len(function.digest) != 16:
+            _complain("a digest that is not 16 bytes")
+        if not 0 <= function.frames < 1 << 20:
+            _complain("a function of {} frames", function.frames)
 
 
-def _check_dependency(dependency: Dependency | None) -> None:
-    if dependency is None:
-        return
+def _check_dependency(dependency: Dependency) -> None:
     _require(bool(dependency.tasks), "a dependency on no task")
     _require(dependency.success or dependency.failure, "a dependency that nothing meets")
     for tasks in dependency.tasks:
@@ -147,44 +158,51 @@ def _check_submit(message: Submit) -> None:
         options = group.options
         _check_range(group.first, group.count)
         _check_function(group.function)
-        _require(
-            (group.function is None) == (options.method == "execute"),
-            "a group with method {} and function {}",
-            options.method,
-            group.function,
-        )
+        if (group.function is None) != (options.method == "execute"):
+            _complain("a group with method {} and function {}", options.method, group.function)
+        targets = options.targets
         if options.placement == "direct":
-            _require(
-                options.targets is not None and len(options.targets) == group.count,
-                "a direct group needs one target per task",
-            )
-        _check_targets(options.targets)
-        # No engine could ever run them.
-        _require(options.targets != [], "an empty list of targets")
-        _check_small(options.retries, "retries")
-        _check_dependency(options.after)
-        _check_dependency(options.follow)
-        _require(0 <= options.timeout_s < MAX_SMALL, "a timeout of {} s", options.timeout_s)
-        _require(abs(options.priority) < MAX_SMALL, "priority {}", options.priority)
+            if targets is None or len(targets) != group.count:
+                _complain("a direct group needs one target per task")
+        elif options.shared:
+            _complain("shared but not direct")
+        if targets is not None:
+            if not targets:
+                _complain("an empty list of targets")  # no engine could ever run them
+            _check_targets(targets)
+        if not 0 <= options.retries < MAX_SMALL:
+            _complain("retries {}", options.retries)
+        if options.after is not None:
+            _check_dependency(options.after)
+        if options.follow is not None:
+            _check_dependency(options.follow)
+        if not 0 <= options.timeout_s < MAX_SMALL:
+            _complain("a timeout of {} s", options.timeout_s)
+        if not -MAX_SMALL < options.priority < MAX_SMALL:
+            _complain("priority {}", options.priority)
         if options.resources:
             _check_resources(options.resources)
         if group.ended:
             _require(len(group.ended) == group.count, "ended of the wrong length")
             _require(not group.ended.strip(b"\0\1"), "neither ended nor not")
-        _require(not options.shared or options.placement == "direct", "shared but not direct")
         _check_columns(group.columns, 1 if options.shared else group.count)
 
 
 def _check_run(message: RunTasks) -> None:
     for piece in message.slices:
-        _check_peer(piece.client)
+        if len(piece.client) != PEER_ID_BYTES:
+            _check_peer(piece.client)
         _check_range(piece.first, piece.count)
-        _require(0 <= piece.ordinal < MAX_SEQ, "ordinal {}", piece.ordinal)
-        _check_small(piece.attempt, "attempt")
+        if not 0 <= piece.ordinal < MAX_SEQ:
+            _complain("ordinal {}", piece.ordinal)
+        if not 0 <= piece.attempt < MAX_SMALL:
+            _complain("attempt {}", piece.attempt)
         # Nothing else bounds it: one payload serves any number of tasks.
-        _require(not piece.shared or piece.count < MAX_SMALL, "{} tasks, one payload", piece.count)
+        if piece.shared and piece.count >= MAX_SMALL:
+            _complain("{} tasks, one payload", piece.count)
         _check_function(piece.function)
-        _require((piece.function is None) == (piece.method == "execute"), "method and function")
+        if (piece.function is None) != (piece.method == "execute"):
+            _complain("method and function")
         _check_columns(piece.columns, 1 if piece.shared else piece.count)
 
 
@@ -194,15 +212,21 @@ def _check_results(message: Results) -> None:
     for piece in message.slices:
         count = piece.count
         _check_range(piece.first, count)
-        _require(-1 <= piece.ordinal < MAX_SEQ, "ordinal {}", piece.ordinal)
-        _check_small(piece.attempt, "attempt")
-        _require(len(piece.status) == count, "status of the wrong length")
-        _require(not piece.status.strip(b"\0\1\2\3"), "an unknown status")
-        _require(len(piece.started) == 8 * count, "started of the wrong length")
-        _require(len(piece.completed) == 8 * count, "completed of the wrong length")
-        _require(len(piece.outputs) in (0, 4 * count), "outputs of the wrong length")
+        if not -1 <= piece.ordinal < MAX_SEQ:
+            _complain("ordinal {}", piece.ordinal)
+        if not 0 <= piece.attempt < MAX_SMALL:
+            _complain("attempt {}", piece.attempt)
+        if len(piece.status) != count:
+            _complain("status of the wrong length")
+        if piece.status.strip(b"\0\1\2\3"):
+            _complain("an unknown status")
+        if len(piece.started) != 8 * count or len(piece.completed) != 8 * count:
+            _complain("started or completed of the wrong length")
+        if piece.outputs and len(piece.outputs) != 4 * count:
+            _complain("outputs of the wrong length")
         _check_columns(piece.columns, count)
-    _require(0 <= message.number < MAX_SEQ, "number {}", message.number)
+    if not 0 <= message.number < MAX_SEQ:
+        _complain("number {}", message.number)
 
 
 def _check_hello(message: Hello) -> None:

@@ -98,11 +98,14 @@ def split(message: Submit | RunTasks | Results, frames: Sequence[Frame]) -> list
     position = 0
     for piece in slices:
         function = None if isinstance(piece, ResultSlice) else piece.function
+        columns = piece.columns
         start = position + (function.frames if function else 0)
-        end = start + 1 + sum(read_uint32(piece.columns.buffer_counts))
+        end = start + 1
+        if columns.buffer_counts:
+            end += sum(read_uint32(columns.buffer_counts))
         if end > len(frames):
             raise ProtocolError(f"a message announces {end} frames or more and has {len(frames)}")
-        announced = sum(read_uint32(piece.columns.sizes))
+        announced = sum(read_uint32(columns.sizes))
         if len(frames[start]) != announced:
             raise ProtocolError(
                 f"a packed frame has {len(frames[start])} bytes where {announced} are announced"

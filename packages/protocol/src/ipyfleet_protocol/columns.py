@@ -14,7 +14,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias
 
 from .errors import ProtocolError
 from .messages import Columns
@@ -61,7 +61,7 @@ def read_uint32(column: bytes) -> Sequence[int]:
         values = array("I", column)
         values.byteswap()
         return values
-    return cast("Sequence[int]", memoryview(column).cast("I"))
+    return memoryview(column).cast("I")
 
 
 def read_float64(column: bytes) -> Sequence[float]:
@@ -76,7 +76,7 @@ def read_float64(column: bytes) -> Sequence[float]:
         values = array("d", column)
         values.byteswap()
         return values
-    return cast("Sequence[float]", memoryview(column).cast("d"))
+    return memoryview(column).cast("d")
 
 
 class PayloadWriter:

@@ -5,7 +5,7 @@ What lives here: `Admission`. What must not: what happens to tasks later.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ipyfleet_protocol.ids import EngineId
@@ -29,8 +29,19 @@ class Admission:
         self._state = state
         self._dependencies = dependencies
 
-    def submit(self, event: ev.SubmitEvent, now: float) -> list[Instruction]:
-        """Let the tasks of groups wait; end those that cannot run."""
+    def submit(
+        self,
+        event: ev.SubmitEvent,
+        now: float,
+        place_lone: Callable[[Run, float], bool] | None = None,
+    ) -> list[Instruction]:
+        """Let the tasks of groups wait; end those that cannot run.
+
+        Args:
+            event: the groups.
+            now: the time.
+            place_lone: places a task that need not wait at all, or returns False.
+        """
         index = self._state.groups.get(event.client)
         if index is None:
             index = self._state.groups[event.client] = GroupIndex()
@@ -45,7 +56,7 @@ class Admission:
             index.add(tasks)
             out.append(RecordGroup(tasks))
             self._state.story.note(now, event.client, group.first, group.count, "submitted")
-            ended = self._admit(tasks, group, frames.function, now)
+            ended = self._admit(tasks, group, frames.function, now, place_lone)
             if ended:
                 # At once: a group of the same message may depend on it.
                 self._state.note_endings(ended, State.QUEUED, now)
@@ -53,7 +64,12 @@ class Admission:
         return [*out, *deliver(endings)] if endings else out
 
     def _admit(
-        self, tasks: TaskGroup, group: Group, body: Sequence[Any], now: float
+        self,
+        tasks: TaskGroup,
+        group: Group,
+        body: Sequence[Any],
+        now: float,
+        place_lone: Callable[[Run, float], bool] | None,
     ) -> list[tuple[Run, ErrorInfo]]:
         """Let a new group's tasks wait; return those that cannot run."""
         state, options = self._state, group.options
@@ -76,7 +92,13 @@ class Admission:
         if options.after is not None or options.follow is not None:
             impossible = self._dependencies.block(run, constraint)
             return [(run, impossible)] if impossible is not None else []
-        state.waiting.push(run, constraint)
+        if (
+            place_lone is None
+            or constraint is not ANYWHERE
+            or tasks.count > 1
+            or not place_lone(run, now)
+        ):
+            state.waiting.push(run, constraint)
         return []
 
     def _admit_direct(

@@ -78,6 +78,19 @@ class SchedulerCore:
             self.state.has_news = False
         return out
 
+    @property
+    def wants_place(self) -> bool:
+        """Whether a `PlaceEvent` could do anything now. Asking saves the second of the two that a
+        lone task causes.
+        """
+        state = self.state
+        return bool(
+            self._placer.has_sent
+            or state.direct
+            or (state.open and state.waiting.n_ready)
+            or state.stealable
+        )
+
     def story(self, client: PeerId, seq: int) -> list[str]:
         """Return what is remembered of one task's way, oldest first, then where it is now."""
         steps = self.state.story.tell(client, seq)
@@ -126,6 +139,8 @@ class SchedulerCore:
         return self._resumer.note_client_left(event.client, now)
 
     def _handle_submit(self, event: ev.SubmitEvent, now: float) -> list[Instruction]:
+        if self._resumer.is_idle and len(event.groups) == 1 and not event.groups[0].ended:
+            return self._admission.submit(event, now, self._placer.place_lone)
         return self._resumer.take(event, now)
 
     def _handle_cancel(self, event: ev.CancelEvent, now: float) -> list[Instruction]:

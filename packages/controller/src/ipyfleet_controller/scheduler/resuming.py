@@ -85,6 +85,19 @@ class Resumer:
         self._claimed: dict[PeerId, list[ClaimedGroup]] = {}
         self._ended: dict[PeerId, list[tuple[int, int, State]]] = {}
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of an earlier run of the controller is left to be put together."""
+        return not (
+            self.is_gathering
+            or self._kept
+            or self._missing
+            or self._detached
+            or self._behind
+            or self._claimed
+            or self._ended
+        )
+
     # -- engines that are away ----------------------------------------------------------------
 
     def note_away(self, engine_id: EngineId) -> None:
