@@ -49,6 +49,10 @@ _BREAKS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _FIRST_DELAY_S = 0.02
 _LAST_DELAY_S = 0.25
 
+_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_COPY_BELOW_BYTES = 64 * 1024
+
 _numbers = itertools.count()
 
 
@@ -232,10 +236,12 @@ class ReliableChannel:
                 self._sent.note(parts)
 
     def _transmit(self, parts: Sequence[Frame]) -> None:
-        if len(parts) == 1:
-            self.socket.send(parts[0], zmq.NOBLOCK)
-        else:
-            self.socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        send, left = self.socket.send, len(parts)
+        for part in parts:
+            left -= 1
+            # Small ones are copied: to tell another thread when they are free costs more.
+            copy = len(part) < _COPY_BELOW_BYTES
+            send(part, _NOBLOCK_MORE if left else _NOBLOCK, copy)
 
     def receive(self) -> bool:
         """Hand every message that is there to the handler; return whether there was one.
