@@ -181,7 +181,8 @@ def _send(socket: Any, message: m.Message, *frames: bytes) -> None:
 
 
 def _hello(role: m.Role, peer: PeerId, instance: bytes) -> m.Hello:
-    return m.Hello(m.PROTOCOL_VERSION, role, peer, instance, "h", "h", os.getpid(), python_version(), __version__)
+    versions = python_version(), __version__
+    return m.Hello(m.PROTOCOL_VERSION, role, peer, instance, "h", "h", os.getpid(), *versions)
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def test_stale_file_is_recognised(controller, directory):
 
 
 def test_file_of_a_controller_that_is_started_again(controller, directory):
-    """A new client waits a little for a controller that died and may come back; then it is stale."""
+    """A new client waits a little for a controller that may come back; then the file is stale."""
     path = directory / "client.json"
     dead = controller.info
     dead.pid_start, dead.recover_s = 1.0, 30.0
