@@ -58,3 +58,18 @@ def test_a_controller_that_was_started_anew_is_not_called_dead():
     away.leave(10.0)
     assert not away.died
     assert "connection" in away.reason(10.0)
+
+
+def test_a_cluster_that_was_stopped_is_not_waited_for(tmp_path):
+    """Where the directory of the controller's socket is removed it does not come back."""
+    folder = tmp_path / "sockets"
+    folder.mkdir()
+    info = new_connection_info(
+        instance=new_instance(), role="client", urls=[f"ipc://{folder}/router"]
+    )
+    info.recover_s = 30.0
+    away = Away(info)
+    assert away.leave(1.0) == 30.0
+    folder.rmdir()
+    assert away.leave(2.0) == 0.0
+    assert "was stopped" in away.reason(2.0)

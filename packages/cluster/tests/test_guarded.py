@@ -112,6 +112,9 @@ def test_a_controller_that_cannot_be_started_again(
     wait_until(lambda: not agent.is_running)
     assert "too often" in caplog.text
     assert cluster.find_ended() is ended
+    # Clients see by that that it does not come back.
+    security = Path(cluster.profile_dir) / "security"
+    wait_until(lambda: list(security.glob("*-client.json")) == [])
 
 
 def test_a_controller_that_was_asked_to_end_stays_so(make_guarded: MakeCluster):
@@ -153,6 +156,25 @@ def test_stopping_ends_the_guard(make_guarded: MakeCluster):
     assert not cluster.is_running
     assert list((Path(cluster.profile_dir) / "security").iterdir()) == []
     assert not any("guard" in thread.name for thread in threading.enumerate())
+
+
+def test_at_the_end_of_the_interpreter(tmp_path: Path, stand_in_config: Config):
+    """A cluster that nobody has stopped is stopped when its process ends, without a complaint."""
+    profile = tmp_path / "profile"
+    code = f"""
+from ipyfleet_cluster import Cluster
+from traitlets.config import Config
+
+config = Config({json.dumps(stand_in_config)})
+cluster = Cluster(n=1, cluster_id="c", profile_dir={str(profile)!r}, config=config)
+cluster.start_cluster_sync()
+assert cluster.is_guarded
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "Traceback" not in done.stderr
+    assert list((profile / "security").iterdir()) == []
 
 
 def test_stopped_by_another_process(make_guarded: MakeCluster, stand_in_config: Config):

@@ -6,8 +6,11 @@ must not: timers, sockets.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ipyfleet_protocol.connection import ConnectionInfo, check_alive
 from ipyfleet_protocol.errors import ConnectionFileStale
+from ipyfleet_protocol.hosts import host_id
 
 TCP_PATIENCE_S = 60.0
 """A network that is cut is waited for at least so long."""
@@ -18,6 +21,9 @@ LOCAL_PATIENCE_S = 5.0
 DYING_S = 0.5
 """Within this a process whose sockets are gone is gone, too: then that can be said."""
 
+LOOK_AGAIN_S = 0.5
+"""Whoever would start the controller again may stop the cluster instead; how often that is seen."""
+
 
 class Away:
     """The absence of a controller.
@@ -26,6 +32,7 @@ class Away:
         since: when the connection was lost; None while there is one.
         died: the controller's process is known to have ended.
         over_tcp: it is reached over a network.
+        was_stopped: its owner has removed what a controller that is started again would need.
     """
 
     def __init__(self, info: ConnectionInfo, limit_s: float | None = None) -> None:
@@ -38,9 +45,11 @@ class Away:
         self.since: float | None = None
         self.died = False
         self.over_tcp = False
+        self.was_stopped = False
         self._info = info
         self._limit_s = limit_s
         self._restarted = False
+        self._folder = _find_folder(info)
 
     def leave(self, now: float) -> float:
         """There is no connection; return how many seconds it may take until there is one."""
@@ -51,7 +60,11 @@ class Away:
                 check_alive(self._info)
             except ConnectionFileStale:
                 self.died = True
-        return self._limit() - (now - self.since)
+        self.was_stopped = self._is_stopped()
+        return 0.0 if self.was_stopped else self._limit() - (now - self.since)
+
+    def _is_stopped(self) -> bool:
+        return self._folder is not None and not self._folder.exists()
 
     def _limit(self) -> float:
         if self._limit_s is not None:
@@ -73,9 +86,20 @@ class Away:
     def reason(self, now: float) -> str:
         """Say what has happened."""
         pid = self._info.pid
+        if self.was_stopped:
+            return f"the controller (process {pid}) has ended, and its cluster was stopped"
         if self.died:
             text = f"the controller (process {pid}) has died"
         else:
             text = f"the connection to the controller on {self._info.hostname} is lost"
         waited = 0.0 if self.since is None else now - self.since
         return f"{text} and did not come back within {waited:.0f} s" if waited >= 1 else text
+
+
+def _find_folder(info: ConnectionInfo) -> Path | None:
+    """Return the directory of the controller's socket, None if it cannot be seen from here."""
+    local = next((url for url in info.urls if url.startswith("ipc://")), "")
+    if not local or info.host != host_id():
+        return None
+    folder = Path(local.removeprefix("ipc://")).parent
+    return folder if folder.is_dir() else None

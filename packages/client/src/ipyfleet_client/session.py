@@ -204,7 +204,7 @@ class Session:
             return
         if is_new:
             logger.warning("%s; waiting for it for %g s", self.away.reason(now), left)
-        self.wire.timers.set("give up", left, self._give_up)
+        self.wire.timers.set("give up", min(left, LOOK_AGAIN_S), self._give_up)
 
     def _give_up(self) -> None:
         if self.reconnecting:

@@ -14,6 +14,7 @@ from .cluster_file import read_cluster_file
 from .description import ClusterDescription
 from .launchers.base import ControllerLauncher, Launcher
 from .launchers.registry import Kind, find_launcher_class
+from .leftovers import remove_leftovers
 from .restarting import ControllerGuard
 
 
@@ -115,13 +116,15 @@ class GuardedCluster(ClusterDescription):
         )
         self.is_guarded = False
         await self.stop_engines()
+        # Clients that wait for it see so that it does not come back.
+        remove_leftovers(Path(self.profile_dir), self.cluster_id)
 
     async def _end_guard(self) -> None:
         """The controller is about to be stopped: whatever way it ends, it stays so."""
         self._stopping_controller = True
         guard, self._guard = self._guard, None
         if guard is not None:
-            await asyncio.to_thread(guard.stop)
+            await guard.stop()
         self.is_guarded = False
         owner = self._foreign_owner
         if self.controller is not None and owner is not None and owner["guarded"]:

@@ -88,23 +88,30 @@ class ControllerGuard:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._ready = threading.Event()
+        self._finished: concurrent.futures.Future[None] = concurrent.futures.Future()
         # A daemon: the interpreter waits for others before it stops what is to be stopped at exit.
         self._thread = threading.Thread(
             target=self._run, name="ipyfleet-controller-guard", daemon=True
         )
         self._thread.start()
 
-    def stop(self) -> None:
-        """Let the controller end unnoticed; returns when no restart is under way. Idempotent."""
+    async def stop(self) -> None:
+        """Let the controller end unnoticed; returns when no restart is under way. Idempotent.
+
+        Waits without a thread: at the interpreter's exit none can be had.
+        """
         self._ready.wait(10)
         if self._loop is not None and self._task is not None:
             with contextlib.suppress(RuntimeError):  # It has ended by itself.
                 self._loop.call_soon_threadsafe(self._task.cancel)
         if threading.current_thread() is not self._thread:
-            self._thread.join(10)
+            await asyncio.wait([asyncio.wrap_future(self._finished)], timeout=10)
 
     def _run(self) -> None:
-        asyncio.run(self._main())
+        try:
+            asyncio.run(self._main())
+        finally:
+            self._finished.set_result(None)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
