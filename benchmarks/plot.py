@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import BY_KEY
-from benchmarks.peers import OURS, load_peer
+from benchmarks.peers import FLOOR, OURS, load_peer
 from benchmarks.records import Results
 from benchmarks.report import ratio_to
 
@@ -27,7 +27,7 @@ def save_plot(results: Results, path: Path) -> None:
     matplotlib.use("Agg")
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     picture, axes = pyplot.subplots(figsize=(9, 0.5 * len(results.figures) + 1.5))
-    others = [name for name in results.peers if name != OURS]
+    others = [name for name in results.peers if name not in (OURS, FLOOR)]
     for name in others:
         points = [
             (ratio, row)

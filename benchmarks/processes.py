@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +33,11 @@ class Process(NamedTuple):
     command: str
 
 
-def find_processes(token: str, *, but: int | None = None) -> list[Process]:
+def find_processes(
+    token: str, *, but: int | None = None, variable: str = TOKEN_VARIABLE
+) -> list[Process]:
     """Return the live processes that carry ``token``, without process ``but``."""
-    marker = f"{TOKEN_VARIABLE}={token}".encode()
+    marker = f"{variable}={token}".encode()
     found = []
     for entry in _PROC.iterdir():
         if not entry.name.isdigit() or int(entry.name) == but:
@@ -63,6 +66,20 @@ def pss_bytes(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     raise ValueError(f"no Pss in smaps_rollup of process {pid}")
+
+
+def cpu_percent(pids: Sequence[int], seconds: float) -> float:
+    """Watch processes for some time; return the CPU time they used, in per cent of one CPU."""
+    begin, before = time.monotonic(), sum(map(_cpu_s, pids))
+    time.sleep(seconds)
+    return 100 * (sum(map(_cpu_s, pids)) - before) / (time.monotonic() - begin)
+
+
+def _cpu_s(pid: int) -> float:
+    used_ns = 0
+    for thread in (_PROC / str(pid) / "task").iterdir():
+        used_ns += int((thread / "schedstat").read_text().split()[0])
+    return used_ns / 1e9
 
 
 def end_processes(token: str, *, grace_s: float) -> list[Process]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.figures import BY_KEY
-from benchmarks.figures.base import Figure
+from benchmarks.figures.base import Figure, Goal
 from benchmarks.machine import QUIET_SHARE
-from benchmarks.peers import OURS, REFERENCE, load_peer
+from benchmarks.peers import FLOOR, OURS, REFERENCE, load_peer
 from benchmarks.records import Cell, Results
 
 DASH = "–"
@@ -31,7 +31,7 @@ class Table:
 def build_table(results: Results) -> Table:
     """Make the table of one bench."""
     heading = ["", *(load_peer(name).title for name in results.peers)]
-    heading += [f"vs\n{REFERENCE}", "vs best\nother"]
+    heading += [f"vs\n{REFERENCE}", "vs best\nother", "to be\nreached"]
     notes: list[str] = []
     rows = []
     for key in results.figures:
@@ -44,6 +44,7 @@ def build_table(results: Results) -> Table:
             )
             row.append(f"{format_cell(cell, figure)} {marks}".strip())
         row += [format_ratio(ratio_to(results, figure, REFERENCE)), _ratio_to_best(results, figure)]
+        row.append("; ".join(format_goal(results, figure, goal) for goal in figure.goals))
         rows.append(row)
     return Table(heading, rows, notes)
 
@@ -57,9 +58,11 @@ def format_value(value: float, unit: str) -> str:
         return f"{_three_digits(value * 1e6)} µs"
     if unit == "MiB":
         return f"{value:,.0f} MiB"
+    if unit == "%":
+        return f"{_three_digits(value)} %"
     if unit == "/s":
         return f"{float(f'{value:.3g}'):,.0f}/s"
-    return f"{value:g}"
+    return f"{value:.3g}"
 
 
 def format_cell(cell: Cell, figure: Figure) -> str:
@@ -83,7 +86,7 @@ def best_other(results: Results, figure: Figure) -> str | None:
     values = {
         name: value
         for name in results.peers
-        if name != OURS and (value := results.cell(name, figure.key).value) is not None
+        if name not in (OURS, FLOOR) and (value := results.cell(name, figure.key).value) is not None
     }
     if not values:
         return None
@@ -94,6 +97,27 @@ def best_other(results: Results, figure: Figure) -> str | None:
 def format_ratio(ratio: float | None) -> str:
     """Return a number of times; above 1 ipyfleet is ahead, below it is behind."""
     return DASH if ratio is None else f"{_three_digits(ratio)} ×"
+
+
+def is_met(results: Results, figure: Figure, goal: Goal) -> bool | None:
+    """Return whether ipyfleet reaches a goal; None where that was not measured."""
+    if goal.peer:
+        ratio = ratio_to(results, figure, goal.peer)
+        return None if ratio is None else ratio >= goal.value
+    ours = results.cell(OURS, figure.key).value
+    if ours is None:
+        return None
+    return ours <= goal.value if figure.better == "lower" else ours >= goal.value
+
+
+def format_goal(results: Results, figure: Figure, goal: Goal) -> str:
+    """Return a goal, and a mark for whether it is reached."""
+    mark = {True: " ✓", False: " ✗", None: ""}[is_met(results, figure, goal)]
+    if goal.peer:
+        title = load_peer(goal.peer).title.split("\n")[0]
+        return f"{format_ratio(goal.value)} {title}{mark}"
+    sign = "≤" if figure.better == "lower" else "≥"
+    return f"{sign} {format_value(goal.value, figure.unit)}{mark}"
 
 
 def as_text(results: Results) -> str:

@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure ipyfleet and its peers side by side. See benchmarks/README.md.",
+        description="Measure ipyfleet and its peers side by side: every peer, 5 runs, about 25 "
+        "minutes on a quiet machine. Publish with --write-docs. See benchmarks/README.md.",
     )
     names = ",".join
     parser.add_argument(

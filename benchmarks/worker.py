@@ -12,12 +12,15 @@ import os
 import sys
 import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers import load_peer
 from benchmarks.peers.base import NotOffered, Peer
 from benchmarks.processes import TOKEN_VARIABLE
 from benchmarks.sizes import Sizes
+
+if TYPE_CHECKING:
+    from benchmarks.figures.base import Figure
 
 
 class Reporter:
@@ -85,14 +88,21 @@ def main() -> int:
         return 1
     first_result_s = time.perf_counter() - start
 
-    measure_all(peer, spec["figures"], sizes, first_result_s, report)
+    measure_all(peer, spec["peer"], spec["figures"], sizes, first_result_s, report)
     peer.stop()
     report.stopped()
     return 0
 
 
+def is_asked(figure: Figure, name: str, peer: Peer) -> bool:
+    """Return whether a peer of this name is measured for a figure."""
+    if figure.only and name not in figure.only:
+        return False
+    return peer.figures is None or figure.key in peer.figures
+
+
 def measure_all(
-    peer: Peer, keys: list[str], sizes: Sizes, first_result_s: float, report: Reporter
+    peer: Peer, name: str, keys: list[str], sizes: Sizes, first_result_s: float, report: Reporter
 ) -> None:
     """Measure the figures ``keys`` one after the other; one that fails leaves the others be."""
     from benchmarks.figures import BY_KEY
@@ -101,8 +111,11 @@ def measure_all(
     session = Session(peer, sizes, os.environ[TOKEN_VARIABLE], first_result_s)
     for key in keys:
         report.begin(key)
+        figure = BY_KEY[key]
         try:
-            sample = BY_KEY[key].measure(session)
+            if not is_asked(figure, name, peer):
+                raise NotOffered
+            sample = figure.measure(session)
         except NotOffered:
             report.not_offered(key)
         except Exception as error:  # noqa: BLE001 - whatever the peer raises is its result

@@ -22,6 +22,18 @@ def noop_chunk(items: Sequence[int]) -> list[int]:
     return [noop(item) for item in items]
 
 
+def nap(seconds: float) -> None:
+    """Sleep: a task that takes time and no CPU."""
+    import time
+
+    time.sleep(seconds)
+
+
+def fail(item: int) -> None:
+    """Fail."""
+    raise ValueError(f"item {item} fails")
+
+
 def size_bytes(array: Any) -> int:
     """Take an array as an argument and return only its size: a push, for peers without names."""
     return int(array.nbytes)

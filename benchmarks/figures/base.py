@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from benchmarks.peers.base import Peer
 from benchmarks.sizes import Sizes
@@ -32,12 +32,27 @@ class Session:
         sizes: How much to do.
         token: The mark of the peer's processes (:mod:`benchmarks.processes`).
         first_result_s: Time from before the import of the peer until its first result.
+        kept: What one figure has measured for another; by name.
     """
 
     peer: Peer
     sizes: Sizes
     token: str
     first_result_s: float
+    kept: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What ipyfleet must reach in a figure.
+
+    Attributes:
+        value: So many times better than the peer, or a bound in the figure's unit.
+        peer: Name of the peer; empty for a bound.
+    """
+
+    value: float
+    peer: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,17 +62,22 @@ class Figure:
     Attributes:
         key: Its name in JSON and on the command line.
         title: What is measured; fields of :class:`~benchmarks.sizes.Sizes` in braces.
-        unit: One of ``s``, ``/s``, ``MiB`` and ``""`` (a plain number).
+        unit: One of ``s``, ``/s``, ``MiB``, ``%`` and ``""`` (a plain number).
         better: Which direction is the good one.
         measure: Measures it once. Raises :class:`~benchmarks.peers.base.NotOffered` where the peer
             has no such notion.
+        goals: What ipyfleet must reach.
+        only: Names of the peers that are asked; empty for all. Where the others have nothing to
+            compare with, or waiting for them would take too long.
     """
 
     key: str
     title: str
-    unit: Literal["s", "/s", "MiB", ""]
+    unit: Literal["s", "/s", "MiB", "%", ""]
     better: Literal["lower", "higher"]
     measure: Callable[[Session], Sample]
+    goals: tuple[Goal, ...] = ()
+    only: tuple[str, ...] = ()
 
     def describe(self, sizes: Sizes) -> str:
         """Return the title with the amounts filled in."""

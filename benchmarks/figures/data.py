@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.figures.base import Figure, Sample, Session, WrongResult
+from benchmarks.figures.base import Figure, Goal, Sample, Session, WrongResult
 from benchmarks.workload import make_array
 
 _WARM_UP_BYTES = 2**20
@@ -53,8 +53,45 @@ def _broadcast(session: Session) -> Sample:
     return Sample(taken)
 
 
+def _scatter(session: Session) -> Sample:
+    session.peer.scatter(make_array(_WARM_UP_BYTES))
+    array = make_array(session.sizes.transfer_mib * 2**20)
+    start = time.perf_counter()
+    session.peer.scatter(array)
+    return Sample(time.perf_counter() - start)
+
+
+def _gather(session: Session) -> Sample:
+    size = session.sizes.transfer_mib * 2**20
+    session.peer.scatter(make_array(size))
+    start = time.perf_counter()
+    array = session.peer.gather()
+    taken = time.perf_counter() - start
+    if array.nbytes != size or array[-1] != len(array) - 1:
+        raise WrongResult("the array that was gathered is not the one that was scattered")
+    return Sample(taken)
+
+
+_FOUR = (Goal(4, "ipyparallel"),)
+
 FIGURES = (
-    Figure("push", "push {transfer_mib} MiB to one engine", "s", "lower", _push),
-    Figure("pull", "pull {transfer_mib} MiB from one engine", "s", "lower", _pull),
-    Figure("broadcast", "push {broadcast_mib} MiB to all engines", "s", "lower", _broadcast),
+    Figure(
+        "push",
+        "push {transfer_mib} MiB to one engine",
+        "s",
+        "lower",
+        _push,
+        (Goal(6, "ipyparallel"), Goal(2, "ray")),
+    ),
+    Figure("pull", "pull {transfer_mib} MiB from one engine", "s", "lower", _pull, _FOUR),
+    Figure("scatter", "scatter {transfer_mib} MiB", "s", "lower", _scatter, _FOUR),
+    Figure("gather", "gather {transfer_mib} MiB", "s", "lower", _gather, _FOUR),
+    Figure(
+        "broadcast",
+        "push {broadcast_mib} MiB to all {workers} engines",
+        "s",
+        "lower",
+        _broadcast,
+        (Goal(6, "ipyparallel"),),
+    ),
 )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from benchmarks.figures.base import Figure, Sample, Session, WrongResult
+from benchmarks.figures.base import Figure, Goal, Sample, Session, WrongResult
 
 
 def _median_s(call: Callable[[], int], times: int) -> Sample:
@@ -30,7 +30,26 @@ def _call(session: Session) -> Sample:
     return _median_s(session.peer.call, session.sizes.calls)
 
 
+def _call_all(session: Session) -> Sample:
+    return _median_s(lambda: sum(session.peer.call_all()), session.sizes.calls)
+
+
 FIGURES = (
-    Figure("call_one", "sync no-op to one engine", "s", "lower", _call_one),
-    Figure("call", "sync no-op, load-balanced", "s", "lower", _call),
+    Figure(
+        "call_one",
+        "sync no-op to one engine",
+        "s",
+        "lower",
+        _call_one,
+        (Goal(8, "ipyparallel"), Goal(0.5, "concurrent_futures")),
+    ),
+    Figure("call", "sync no-op, load-balanced", "s", "lower", _call, (Goal(10, "ipyparallel"),)),
+    Figure(
+        "call_all",
+        "sync no-op on all {workers} engines",
+        "s",
+        "lower",
+        _call_all,
+        (Goal(6, "ipyparallel"),),
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from benchmarks.figures.base import Figure, Sample, Session, WrongResult
+from benchmarks.figures.base import Figure, Goal, Sample, Session, WrongResult
 
 PROBE_ITEMS = 300
 """Items mapped first: they warm the peer up and tell how many it can do in the time given."""
@@ -34,19 +34,19 @@ def affordable(rate: float, budget_s: float, wanted: int) -> int:
     return min(wanted, max(fitting, default=_LADDER[0]))
 
 
-def _single(session: Session, wanted: int) -> Sample:
-    run = session.peer.map_single
+def _single(session: Session, run: Callable[[int], list[int]]) -> Sample:
+    wanted = session.sizes.tasks_large
     rate = _timed_map(run, min(PROBE_ITEMS, wanted))
     count = affordable(rate, session.sizes.task_budget_s, wanted)
     return Sample(_timed_map(run, count), None if count == wanted else count)
 
 
-def _small(session: Session) -> Sample:
-    return _single(session, session.sizes.tasks_small)
-
-
 def _large(session: Session) -> Sample:
-    return _single(session, session.sizes.tasks_large)
+    return _single(session, session.peer.map_single)
+
+
+def _separate(session: Session) -> Sample:
+    return _single(session, session.peer.separate)
 
 
 def _chunked(session: Session) -> Sample:
@@ -56,7 +56,33 @@ def _chunked(session: Session) -> Sample:
 
 
 FIGURES = (
-    Figure("map_small", "no-op tasks, {tasks_small} items, one task each", "/s", "higher", _small),
-    Figure("map_large", "no-op tasks, {tasks_large} items, one task each", "/s", "higher", _large),
-    Figure("map_chunked", "chunked map, {chunked_items} items", "/s", "higher", _chunked),
+    Figure(
+        "map_large",
+        "no-op tasks, {tasks_large} items, one task each",
+        "/s",
+        "higher",
+        _large,
+        (
+            Goal(100, "ipyparallel"),
+            Goal(1.3, "multiprocessing_pool"),
+            Goal(10, "dask"),
+            Goal(10, "ray"),
+        ),
+    ),
+    Figure(
+        "separate",
+        "the same by {tasks_large} separate calls",
+        "/s",
+        "higher",
+        _separate,
+        (Goal(50, "ipyparallel"),),
+    ),
+    Figure(
+        "map_chunked",
+        "chunked map, {chunked_items} items",
+        "/s",
+        "higher",
+        _chunked,
+        (Goal(1, "ipyparallel"), Goal(1, "multiprocessing_pool")),
+    ),
 )

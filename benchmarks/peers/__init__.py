@@ -14,6 +14,8 @@ OURS = "ipyfleet"
 """The peer whose ratios to the others are shown."""
 REFERENCE = "ipyparallel"
 """The system that ours succeeds."""
+FLOOR = "floor"
+"""What the machine itself takes; compared with nobody."""
 
 NAMES = (
     OURS,
@@ -23,6 +25,7 @@ NAMES = (
     "joblib_loky",
     "dask",
     "ray",
+    FLOOR,
 )
 
 

@@ -9,7 +9,7 @@ Every peer is used the way its documentation recommends for speed, with its defa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -29,6 +29,8 @@ class Peer(ABC):
     """What has to be importable for the peer to be measured."""
     distribution: ClassVar[str | None]
     """Whose version is reported; None: the standard library."""
+    figures: ClassVar[frozenset[str] | None] = None
+    """Keys of the figures that it is asked for; None: all."""
     notes: ClassVar[Mapping[str, str]] = {}
     """Keys of figures, and what a reader has to know about this peer's value there."""
 
@@ -46,6 +48,22 @@ class Peer(ABC):
 
     def call_one(self) -> int:
         """Run :func:`benchmarks.workload.noop` on one given worker."""
+        raise NotOffered
+
+    def call_all(self) -> list[int]:
+        """Run :func:`benchmarks.workload.noop` once on every worker, at the same time."""
+        raise NotOffered
+
+    def separate(self, count: int) -> list[int]:
+        """Start ``noop(item)`` for ``range(count)`` by a call each, then take all results."""
+        raise NotOffered
+
+    def nap_all(self, seconds: Sequence[float]) -> None:
+        """Run :func:`benchmarks.workload.nap` as one task for each number, in that order."""
+        raise NotOffered
+
+    def fail_all(self, count: int) -> int:
+        """Run :func:`benchmarks.workload.fail` as so many tasks; return how many have failed."""
         raise NotOffered
 
     @abstractmethod
@@ -73,6 +91,14 @@ class Peer(ABC):
 
     def pull(self) -> Any:
         """Fetch the array that :meth:`prepare_pull` made."""
+        raise NotOffered
+
+    def scatter(self, array: Any) -> None:
+        """Give every worker its part of an array."""
+        raise NotOffered
+
+    def gather(self) -> Any:
+        """Fetch the parts of the last :meth:`scatter` as one array."""
         raise NotOffered
 
     def broadcast(self, array: Any) -> None:

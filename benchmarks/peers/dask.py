@@ -47,6 +47,11 @@ class DaskPeer(Peer):
         result: int = self._client.submit(noop, pure=False, workers=[self._first]).result()
         return result
 
+    def separate(self, count: int) -> list[int]:
+        """``submit`` each and gather."""
+        futures = [self._client.submit(noop, item, pure=False) for item in range(count)]
+        return list(self._client.gather(futures))
+
     def map_single(self, count: int) -> list[int]:
         """``map`` and gather."""
         return list(self._client.gather(self._client.map(noop, range(count), pure=False)))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from benchmarks.peers.base import Peer
-from benchmarks.workload import held_array, hold_array, noop, size_bytes
+from benchmarks.workload import fail, held_array, hold_array, nap, noop, size_bytes
 
 ANY_WORKER = "to any worker: a pool cannot address one"
 AS_ARGUMENT = "as the argument of a task: a pool's workers have no namespace"
@@ -47,6 +47,26 @@ class PoolPeer(Peer):
     def call_one(self) -> int:
         """The same: whichever worker is free is the only one to ask for."""
         return self.call()
+
+    def separate(self, count: int) -> list[int]:
+        """A ``submit`` each."""
+        pending = [self.submit(noop, item) for item in range(count)]
+        return [each.result() for each in pending]
+
+    def nap_all(self, seconds: Sequence[float]) -> None:
+        """A ``submit`` each."""
+        for each in [self.submit(nap, each) for each in seconds]:
+            each.result()
+
+    def fail_all(self, count: int) -> int:
+        """A ``submit`` each."""
+        n_failed = 0
+        for each in [self.submit(fail, item) for item in range(count)]:
+            try:
+                each.result()
+            except ValueError:
+                n_failed += 1
+        return n_failed
 
     def warm_up_data(self) -> None:
         """Any worker may get the array, so all have to be warm."""

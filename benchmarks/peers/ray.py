@@ -72,6 +72,10 @@ class RayPeer(Peer):
         result: int = self._ray.get(self._actors()[0].noop.remote())
         return result
 
+    def separate(self, count: int) -> list[int]:
+        """The same as a map, for which there is nothing else."""
+        return self.map_single(count)
+
     def map_single(self, count: int) -> list[int]:
         """One remote call per item."""
         return list(self._ray.get([self._noop.remote(item) for item in range(count)]))

@@ -6,11 +6,12 @@ That one class measures both is itself a claim: a script changes its import and 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from benchmarks.peers.base import Peer
-from benchmarks.workload import make_array, noop
+from benchmarks.workload import fail, make_array, nap, noop
 
 
 class ViewsPeer(Peer):
@@ -41,6 +42,28 @@ class ViewsPeer(Peer):
         result: int = self._one.apply_sync(noop)
         return result
 
+    def call_all(self) -> list[int]:
+        """One task at each engine."""
+        return list(self._all.apply_sync(noop))
+
+    def separate(self, count: int) -> list[int]:
+        """``apply_async`` on a load-balanced view."""
+        pending = [self._balanced.apply_async(noop, item) for item in range(count)]
+        return [result.get() for result in pending]
+
+    def nap_all(self, seconds: Sequence[float]) -> None:
+        """A load-balanced map."""
+        self._balanced.map_sync(nap, seconds, chunksize=1)
+
+    def fail_all(self, count: int) -> int:
+        """A load-balanced map; the errors come as one."""
+        pending = self._balanced.map_async(fail, range(count), chunksize=1)
+        try:
+            pending.get()
+        except Exception as error:  # noqa: BLE001 - each of the two has a class of its own
+            return len(getattr(error, "elist", ()))
+        return 0
+
     def map_single(self, count: int) -> list[int]:
         """A load-balanced map."""
         return list(self._balanced.map_sync(noop, range(count), chunksize=1))
@@ -66,6 +89,14 @@ class ViewsPeer(Peer):
     def pull(self) -> Any:
         """Item access on a view of engine 0."""
         return self._one["pulled"]
+
+    def scatter(self, array: Any) -> None:
+        """Scatter over the engines' namespaces."""
+        self._all.scatter("part", array, block=True)
+
+    def gather(self) -> Any:
+        """Gather from them."""
+        return self._all.gather("part", block=True)
 
     def broadcast(self, array: Any) -> None:
         """Push into the namespaces of all engines."""

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.figures import BY_KEY
+from benchmarks.figures.base import Goal
 from benchmarks.records import Record, Results, Status
 from benchmarks.sizes import Sizes
 
@@ -51,7 +52,7 @@ def test_the_best_other_peer_is_never_ourselves() -> None:
     """The last column compares with the best of the others, even where we are ahead."""
     results = _results(ipyfleet=[1.0], ipyparallel=[9.0], dask=[3.0])
     assert report.best_other(results, BY_KEY["call"]) == "dask"
-    assert report.build_table(results).rows[0][-1] == "3.00 × Dask"
+    assert report.build_table(results).rows[0][-2] == "3.00 × Dask"
 
 
 def test_a_cell_is_the_median_and_a_failed_run_is_a_note() -> None:
@@ -64,7 +65,7 @@ def test_a_cell_is_the_median_and_a_failed_run_is_a_note() -> None:
 def test_a_peer_without_a_value_has_no_ratio() -> None:
     """What failed everywhere says so, and nothing is compared with it."""
     table = report.build_table(_results(ipyfleet=[1.0], ipyparallel=[None]))
-    assert table.rows[0][1:] == ["1.00 s", "failed [1]", "–", "–"]
+    assert table.rows[0][1:-1] == ["1.00 s", "failed [1]", "–", "–"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,32 @@ def test_values_are_shown_in_a_unit_that_fits(value: float, unit: str, text: str
 def test_a_ratio_far_below_one_does_not_read_as_nothing() -> None:
     """Where we are a hundred times behind, the table says so."""
     assert report.format_ratio(0.0041) == "0.0041 ×"
+
+
+def test_a_goal_says_whether_it_is_reached() -> None:
+    """Ten times ipyparallel is the goal of a balanced call; what was not measured has no mark."""
+    [goal] = BY_KEY["call"].goals
+    results = _results(ipyfleet=[1.0], ipyparallel=[9.0])
+    assert report.format_goal(results, BY_KEY["call"], goal) == "10.0 × ipyparallel ✗"
+    results = _results(ipyfleet=[1.0], ipyparallel=[11.0])
+    assert report.format_goal(results, BY_KEY["call"], goal) == "10.0 × ipyparallel ✓"
+    results = _results(ipyfleet=[1.0])
+    assert report.format_goal(results, BY_KEY["call"], goal) == "10.0 × ipyparallel"
+
+
+def test_a_bound_is_reached_on_the_good_side_of_it() -> None:
+    """At most for what is better when it is lower, at least for the rest."""
+    results = _results(ipyfleet=[2.0])
+    lower = replace(BY_KEY["call"], goals=(Goal(2.0),))
+    higher = replace(lower, better="higher", goals=(Goal(2.5),))
+    assert report.format_goal(results, lower, lower.goals[0]) == "≤ 2.00 s ✓"
+    assert report.format_goal(results, higher, higher.goals[0]) == "≥ 2.50 s ✗"
+
+
+def test_the_physical_limit_is_no_peer_to_be_compared_with() -> None:
+    """It has a column, and is never the best other."""
+    results = _results(ipyfleet=[1.0], dask=[3.0], floor=[0.1])
+    assert report.best_other(results, BY_KEY["call"]) == "dask"
 
 
 def test_every_column_of_the_text_table_lines_up() -> None:
