@@ -21,7 +21,7 @@ from typing import Any
 
 import zmq
 
-from ipyfleet_client.away import Away
+from ipyfleet_client.away import LOOK_AGAIN_S, Away
 from ipyfleet_client.comms import CommRelay, RelayComm
 from ipyfleet_client.dealer import make_connect
 from ipyfleet_client.interrupts import hold_interrupts
