@@ -134,6 +134,45 @@ def test_a_rendering_that_fails_gives_the_plain_form(kernel: FleetKernel) -> Non
     assert lines[-1].endswith("Own: text")
 
 
+@pytest.mark.parametrize("message", ["one", "of\ntwo lines", "with 'quotes' \\x1b[31m and colour"])
+def test_errors_of_one_line_differ_in_their_message_alone(
+    kernel: FleetKernel, message: str
+) -> None:
+    """What is used again for the second is what IPython would have rendered."""
+    errors = []
+    for text in ("first", message):
+        try:
+            raise ValueError(text)
+        except ValueError as error:
+            errors.append(error)
+    renderer = hooks.TracebackRenderer(kernel.shell)
+    again = [renderer.render(error) for error in errors]
+    assert again == [hooks.TracebackRenderer(kernel.shell).render(error) for error in errors]
+
+
+def test_the_second_error_of_a_line_is_not_rendered(
+    kernel: FleetKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IPython is asked once."""
+    asked: list[Any] = []
+    render = kernel.shell.InteractiveTB.structured_traceback
+
+    def structured_traceback(*args: Any) -> Any:
+        asked.append(args)
+        return render(*args)
+
+    monkeypatch.setattr(kernel.shell.InteractiveTB, "structured_traceback", structured_traceback)
+    renderer = hooks.TracebackRenderer(kernel.shell)
+    shown = []
+    for number in range(5):
+        try:
+            raise ValueError(f"item {number}")
+        except ValueError as error:
+            shown.append(renderer.render(error)[-1])
+    assert [line[-6:] for line in shown] == [f"item {number}" for number in range(5)]
+    assert len(asked) == 1
+
+
 def test_many_errors_are_rendered_plainly(kernel: FleetKernel) -> None:
     """When a second has gone into tracebacks the rest are cheap."""
     renderer = hooks.TracebackRenderer(kernel.shell)

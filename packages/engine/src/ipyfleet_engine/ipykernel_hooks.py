@@ -9,10 +9,13 @@ says what it relies on, so that a release which breaks us breaks exactly that te
   runs in the main thread when a cell has top-level await, and uses ``kernel.io_loop`` to cancel
   it on SIGINT.
 * `FleetShell._showtraceback`: the one place through which IPython shows an error; it gets the
-  exception object, which the reply of ``do_execute`` has not, and takes its text.
+  exception object, which the reply of ``do_execute`` has not, and takes its text. Two it prints:
+  wrong use of magics, by ``show_usage_error``, and exception groups, in ``showtraceback``.
+* `leave_out_advice`: ``run_code`` warns at a SystemExit of how one leaves a terminal.
 * `render_traceback`: ``shell.InteractiveTB.structured_traceback`` and ``_render_traceback_``, as
   ``shell.showtraceback`` uses them, for an exception that is not the current one; and the
-  traceback that the former remembers (``InteractiveTB.tb``).
+  traceback that the former remembers (``InteractiveTB.tb``). In the mode ``Context`` all that it
+  shows of an error is its place, and at the end its message (`known_places`).
 * `FleetShell._tee` and ``_format_exception_for_storage``: through which ``run_cell`` keeps a copy
   of all that cells print, and of their errors.
 * `FleetShell.system_piped`: what ``!command`` calls, by the name ``system``, and `var_expand`.
@@ -39,6 +42,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -48,6 +52,7 @@ from typing import TYPE_CHECKING, Any
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.interactiveshell import InteractiveShell
 
+from .known_places import KnownPlaces, place_of
 from .shell_command import run_command
 
 if TYPE_CHECKING:
@@ -122,11 +127,24 @@ class FleetShell(ZMQInteractiveShell):
         return answer
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Show an error, without the frame of the handler of SIGINT."""
+        """Show an error, without the frame of the handler of SIGINT, and not thousands of frames.
+
+        IPython prints exception groups to stderr, with its own frame; here they are errors as all.
+        """
         error = sys.exc_info()[1] if exc_tuple is None else exc_tuple[1]
         if error is not None:
             cut_handler_frame(error)
+            exc_tuple = (type(error), error, shorten_traceback(error.__traceback__))
+            if _is_or_came_of_group(error):
+                kind, _, tb = self._get_exc_info(exc_tuple)  # type: ignore[no-untyped-call]
+                inner = tb.tb_next if tb is not None and tb.tb_next is not None else tb
+                self._showtraceback(kind, error, _render_plain(error, inner))
+                return
         super().showtraceback(exc_tuple, *args, **kwargs)
+
+    def show_usage_error(self, exc: Any) -> None:
+        """Show the wrong use of a magic: as the cell's error, not on stderr as well."""
+        self._showtraceback(type(exc), exc, [f"{type(exc).__name__}: {exc}"])
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         self.last_shown = evalue
@@ -200,6 +218,11 @@ def remember_signatures() -> None:
     function.__signature__ = inspect.signature(function)
 
 
+def leave_out_advice() -> None:
+    """Have no cell that raises SystemExit told what to type to leave a terminal."""
+    warnings.filterwarnings("ignore", message="To exit: use ", category=UserWarning)
+
+
 class TracebackRenderer:
     """Renders exceptions of tasks as IPython does, without the frames of the engine itself.
 
@@ -212,6 +235,7 @@ class TracebackRenderer:
         self._shell = shell
         self._window_start = 0.0
         self._spent_s = 0.0
+        self._places = KnownPlaces()
 
     def render(self, exc: BaseException) -> list[str]:
         """Return the lines of the exception's traceback; whatever it is, without raising."""
@@ -238,7 +262,7 @@ class TracebackRenderer:
             elif isinstance(exc, BaseExceptionGroup):
                 return None
             else:
-                lines = self._shell.InteractiveTB.structured_traceback(type(exc), exc, tb)
+                return self._render_place(exc, tb)
             # It keeps the traceback, and so all that the frames of user code held.
             self._shell.InteractiveTB.tb = None
             return [str(line) for line in lines]
@@ -246,6 +270,27 @@ class TracebackRenderer:
             # User code takes part (__repr__, __str__, _render_traceback_), and deep recursion or
             # lack of memory shows here first; the plain form asks for less.
             return None
+
+    def _render_place(self, exc: BaseException, tb: TracebackType | None) -> list[str]:
+        renderer = self._shell.InteractiveTB
+        # Other modes show values of variables.
+        place = place_of(exc, tb) if renderer.mode == "Context" else None
+        message = str(exc)
+        look = (self._shell.colors, place)
+        lines = None if place is None else self._places.find(look, message)
+        if lines is None:
+            lines = [str(line) for line in renderer.structured_traceback(type(exc), exc, tb)]
+            # It keeps the traceback, and so all that the frames of user code held.
+            renderer.tb = None
+            if place is not None:
+                self._places.note(look, message, lines)
+        return lines
+
+
+def _is_or_came_of_group(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, BaseExceptionGroup):
+        error = error.__context__
+    return error is not None
 
 
 def _render_plain(exc: BaseException, tb: TracebackType | None) -> list[str]:
