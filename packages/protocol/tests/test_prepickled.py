@@ -1,6 +1,5 @@
 import pickle
 
-import numpy as np
 import pytest
 
 from ipyfleet_protocol.serialize import PackError, PrePickled, pack, unpack, unpack_function
@@ -18,6 +17,7 @@ def test_what_arrives_is_the_object():
 
 def test_large_data_travel_out_of_band():
     """Arrays stay frames of their own, are not those of the original, and arrive writable."""
+    np = pytest.importorskip("numpy", reason="numpy is not installed")
     array = np.arange(100_000)
     once = PrePickled(array)
     array[0] = 7

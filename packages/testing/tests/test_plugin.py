@@ -1,6 +1,7 @@
 """Each test runs pytest in a process of its own on a small test module."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -227,3 +228,21 @@ def test_surroundings():
     for name, value in seen.items():
         assert value != os.environ[name]
         assert not Path(value).exists()
+
+
+def test_a_background_job_can_be_interrupted(run: RunModule) -> None:
+    """Where the tests were started with SIGINT ignored it interrupts all the same."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        result = run(
+            """
+import signal
+
+def test_interrupt():
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+"""
+        )
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    result.assert_outcomes(passed=1)

@@ -12,6 +12,7 @@ be gone, and if it is not, the test after which it was finalized fails with the 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -50,6 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "may_leak(*kinds, reason): the test may leave resources of these kinds behind"
     )
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A script's background job; tests of Ctrl-C, and what they start, would wait for ever.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A deadline for each example would measure the machine; the test as a whole has a timeout.
     hypothesis.settings.register_profile("ipyfleet", deadline=None)
     hypothesis.settings.load_profile("ipyfleet")
