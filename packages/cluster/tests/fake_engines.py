@@ -24,9 +24,15 @@ if options.fail:
     sys.exit(4)
 
 
+agent = os.getpid()
+
+
 def run_engine() -> None:
     """Be an engine: die with the agent, note signals."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != agent:
+        # It has died before.
+        os._exit(0)
 
     def note(signum: int, frame: object) -> None:
         with (options.profile_dir / "signals").open("a") as file:
