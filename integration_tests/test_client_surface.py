@@ -384,3 +384,22 @@ def test_functions_that_were_sent_are_remembered_within_bounds(client: ipf.Clien
     from ipyfleet_client.submission import MAX_SENT_DIGESTS
 
     assert len(client.session.submit._sent_digests) <= MAX_SENT_DIGESTS
+
+
+def test_records_of_executes_and_resubmissions(cluster: Any, client: ipf.Client) -> None:
+    """Records and metadata have code and value of an `execute`, and its resubmission."""
+    ar = client[0].execute("6 * 7", silent=False)
+    ar.get(TIMEOUT_S)
+    again = client.resubmit(ar)
+    again.get(TIMEOUT_S)
+    assert again.metadata.execute_input == "6 * 7"
+    fields = ["execute_input", "execute_result", "resubmitted"]
+    query = {"msg_id": ar.msg_ids[0], "execute_result": {"$ne": None}}
+    wait_until(lambda: client.db_query(query, keys=fields))
+    [record] = client.db_query(query, keys=fields)
+    assert record["execute_result"]["data"]["text/plain"] == "42"
+    assert (record["execute_input"], record["resubmitted"]) == ("6 * 7", again.msg_ids[0])
+    with cluster.connect_client_sync() as other:
+        metadata = other.get_result(again.msg_ids[0]).metadata
+        assert metadata.execute_input == "6 * 7"
+        assert metadata.execute_result["data"]["text/plain"] == "42"

@@ -11,6 +11,7 @@ from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
+import msgspec
 import pytest
 
 from ipyfleet_controller.database.base import (
@@ -27,7 +28,12 @@ from ipyfleet_controller.database.base import (
 from ipyfleet_controller.database.conditions import pack_conditions
 from ipyfleet_controller.database.detached import DetachedGroup, load_detached
 from ipyfleet_controller.database.memory import MemoryDatabase
-from ipyfleet_controller.database.output import TASK_BYTES, OutputEntry, output_entry
+from ipyfleet_controller.database.output import (
+    TASK_BYTES,
+    OutputEntry,
+    output_entry,
+    resubmission_entry,
+)
 from ipyfleet_controller.database.query import OPERATORS, QueryError
 from ipyfleet_controller.database.sqlite import SQLiteDatabase
 from ipyfleet_protocol import messages as m
@@ -684,3 +690,46 @@ def test_output_outlives_the_process_where_records_do(make: Make) -> None:
     record = database.get(_id(0))
     assert record is not None
     assert record["stdout"] == "before, after"
+
+
+def test_code_is_recorded_and_can_be_searched(make: Make) -> None:
+    """The code of an `execute` is in the record, cut where it is long; others have None there."""
+    database = make()
+    code = pack_conditions(m.Options("execute"), "print('ü')".encode())
+    long = pack_conditions(m.Options("execute"), b"x" * 100_000)
+    database.write([_group(0, 2, conditions=code), _group(2, 1), _group(3, 1, conditions=long)])
+    found = database.find({"execute_input": {"$glob": "print*"}}, ["execute_input"])
+    assert found == [{"msg_id": _id(seq), "execute_input": "print('ü')"} for seq in (0, 1)]
+    [other, cut] = database.find({"seq": {"$gte": 2}}, ["execute_input"])
+    assert other["execute_input"] is None
+    assert cut["execute_input"] == "x" * 65536
+
+
+def test_a_displayed_value_is_in_the_record(make: Make) -> None:
+    """`execute_result` is what Jupyter's message of that name says; None where there was none."""
+    database = make()
+    value = {"data": {"text/plain": "5"}, "execution_count": 1, "metadata": {}}
+    content = msgspec.msgpack.encode(value)
+    database.write(
+        [_group(0, 3), _output((0, 0, "stdout", b"x"), (0, 1, "execute_result", content))]
+    )
+    database.write([_output((2, 0, "execute_result", b"nonsense"))])
+    values = [record["execute_result"] for record in database.find({}, ["execute_result"])]
+    assert values == [value, None, None]
+
+
+def test_an_old_record_names_the_last_resubmission(make: Make) -> None:
+    """The link is there in all ways of asking, is no output, and goes with its record."""
+    database = make()
+    database.write([_group(0, 2), _results(0, [m.OK, m.OK])])
+    database.write([_output((1, 0, "stdout", b"x" * 3 * TASK_BYTES))])
+    for again, when in ((7, 20.0), (8, 30.0), (6, 10.0)):
+        old = m.TaskRange(CLIENT, 1, 1)
+        database.write([_group(again, 1), resubmission_entry(old, _id(again), when)])
+    record = database.get(_id(1))
+    assert record is not None and record["resubmitted"] == _id(8)
+    assert [item.kind for item in database.outputs(_id(1))] == ["stdout"]
+    query = {"resubmitted": {"$ne": None}}
+    assert database.find(query, []) == [{"msg_id": _id(1)}]
+    database.purge([_id(1)])
+    assert database.find(query, []) == []

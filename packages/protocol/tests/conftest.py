@@ -49,6 +49,7 @@ FUNCTION_FRAMES = [b"pickle of f", b"buffer of f"]
 DIRECT = m.Options("map", "direct", [0, 3, 2], label="mine", host="h" * 32)
 SHARED = m.Options("execute", "direct", [0, 1, 2, 3], shared=True, silent=True)
 BALANCED = m.Options(retries=3, targets=[1, 2])
+AGAIN_OF = m.Options(resubmits=m.TaskRange(CLIENT, 4, 1))
 WAITING = m.Options(
     after=m.Dependency([m.TaskRange(CLIENT, 0, 4), m.TaskRange(AGENT, 7, 1)], failure=True),
     follow=m.Dependency([m.TaskRange(CLIENT, 3, 1)], all=False),
@@ -140,7 +141,7 @@ _FRAMED: list[tuple[m.Message, list[bytes]]] = [
     (m.Submit([m.Group(5, 3, WAITING, NEW, SMALL, b"\1\0\1")]), FUNCTION_FRAMES + SMALL_FRAMES),
     (
         m.Submit(
-            [m.Group(5, 3, BALANCED, NEW, LARGE), m.Group(8, 1, m.Options(), KNOWN, ONE)],
+            [m.Group(5, 3, BALANCED, NEW, LARGE), m.Group(8, 1, AGAIN_OF, KNOWN, ONE)],
         ),
         FUNCTION_FRAMES + LARGE_FRAMES + ONE_FRAMES,
     ),

@@ -71,6 +71,8 @@ BAD_GROUPS = {
     "a priority out of range": {"options__priority": 1 << 40},
     "a negative resource": {"options__resources": {"gpu": -1.0}},
     "a nameless resource": {"options__resources": {"": 1.0}},
+    "several tasks again": {"options__resubmits": m.TaskRange(PEER, 0, 2)},
+    "a stranger's task again": {"options__resubmits": m.TaskRange(b"", 0, 1)},
     "ended of the wrong length": {"ended": b"\0"},
     "neither ended nor not": {"ended": b"\0\2"},
 }

@@ -187,12 +187,12 @@ class HubQueries:
                 "again"
             )
         single = not isinstance(wanted, list | tuple) and len(msg_ids) == 1
-        results = self._submit_again([answer[msg_id] for msg_id in msg_ids], frames)
+        results = self._submit_again({msg_id: answer[msg_id] for msg_id in msg_ids}, frames)
         result = results[0] if single else AsyncResult.join(*results)
         return result.get() if block else result
 
     def _submit_again(
-        self, requests: Sequence[dict[str, Any]], frames: Sequence[Frame]
+        self, requests: Mapping[str, dict[str, Any]], frames: Sequence[Frame]
     ) -> list[AsyncResult]:
         import time
 
@@ -201,7 +201,7 @@ class HubQueries:
         bodies: dict[bytes, PackedFunction] = {}
         results: list[AsyncResult] = []
         at = 0
-        for request in requests:
+        for msg_id, request in requests.items():
             options = msgspec.convert(request["options"], m.Options)
             function = None
             if request["function"] is not None:
@@ -223,6 +223,8 @@ class HubQueries:
                 targets=targets,
                 label=options.label,
             )
+            if function is None:
+                work.code = bytes(pickle).decode()
             result = AsyncResult(self, work, single=True)  # type: ignore[arg-type]
             spec = Spec(
                 options.method,
@@ -236,6 +238,7 @@ class HubQueries:
                 timeout_s=options.timeout_s,
                 priority=options.priority,
                 resources=tuple(options.resources.items()),
+                resubmits=m.TaskRange(*parse_msg_id(msg_id), 1),
             )
             payload = Packed(bytes(pickle), buffers)
             self.session.submit.submit(work, spec, function, payload, targets=targets)

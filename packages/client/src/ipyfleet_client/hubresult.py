@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ipyfleet_client.client import Client
 
 _STATUSES = {name: status for status, name in STATUS_NAMES.items()}
-_RECORDED = ("label", "engine_uuid")
+_RECORDED = ("label", "engine_uuid", "execute_input", "after", "follow")
 """Fields of a record that metadata have, too."""
 
 

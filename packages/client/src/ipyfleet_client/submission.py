@@ -46,6 +46,7 @@ from ipyfleet_protocol.messages import (
     Placement,
     SeqRange,
     Submit,
+    TaskRange,
 )
 from ipyfleet_protocol.serialize import (
     ClassTable,
@@ -86,6 +87,7 @@ class Spec(NamedTuple):
     timeout_s: float = 0.0
     priority: int = 0
     resources: tuple[tuple[str, float], ...] = ()
+    resubmits: TaskRange | None = None
 
 
 class History:
@@ -457,6 +459,7 @@ class Submitter:
             timeout_s=spec.timeout_s,
             priority=spec.priority,
             resources=dict(spec.resources),
+            resubmits=spec.resubmits,
         )
 
     def _attach(self, function: PackedFunction) -> tuple[Function, Sequence[Frame]]:

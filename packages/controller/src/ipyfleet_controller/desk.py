@@ -18,8 +18,8 @@ import msgspec
 
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import SliceFrames
-from ipyfleet_protocol.columns import Frame
-from ipyfleet_protocol.ids import NO_PEER, EngineId, PeerId, parse_msg_id
+from ipyfleet_protocol.columns import Frame, Payloads
+from ipyfleet_protocol.ids import NO_PEER, EngineId, PeerId, format_msg_id, parse_msg_id
 
 from .database.answers import ended_tasks, pack, read_results
 from .database.base import (
@@ -34,7 +34,7 @@ from .database.base import (
 from .database.conditions import pack_conditions
 from .database.detached import DetachedGroup, PayloadGone, detach_groups, load_detached
 from .database.keeper import RecordKeeper
-from .database.output import output_entry
+from .database.output import OutputEntry, output_entry, resubmission_entry
 from .database.payloads import bound, hold
 from .database.query import QueryError
 from .hub.peers import Registry
@@ -64,6 +64,8 @@ _NotedGroup: TypeAlias = tuple[TaskGroup, float]
 _Payload: TypeAlias = tuple[m.Columns, Sequence[Frame]]
 _NotedResults: TypeAlias = tuple[m.Results, list[_Payload], bytes, float]
 _NotedOutput: TypeAlias = tuple[m.Output, Sequence[Frame], float]
+_Light: TypeAlias = GroupEntry | OutputEntry | _NotedResults | _NotedOutput
+_Noted: TypeAlias = _NotedGroup | _Light
 _Answer: TypeAlias = tuple[Any, list[Frame]]
 _Packed: TypeAlias = tuple[bytes, list[Frame]]
 _Work: TypeAlias = Callable[[TaskDatabase], _Answer]
@@ -85,7 +87,7 @@ class Desk:
         self._registry = registry
         self._state = state
         self.requests = RequestStore(state.functions.body)
-        self._noted: list[_NotedGroup | _NotedResults | _NotedOutput] = []
+        self._noted: list[_Noted] = []
         self._noted_bytes = 0
         self.rate = Rate()
         self._open: dict[PeerId, int] = {}
@@ -103,8 +105,23 @@ class Desk:
 
     def note_group(self, group: TaskGroup, submitted: float) -> None:
         """Note that a group was submitted at a time (seconds since the epoch)."""
-        self._noted.append((group, submitted))
+        if group.function is None or group.options.resubmits is not None:
+            self._note_special(group, submitted)
+        else:
+            self._noted.append((group, submitted))
         self.requests.note(group)
+
+    def _note_special(self, group: TaskGroup, submitted: float) -> None:
+        """Note a group of which more is recorded than of others."""
+        code = None
+        if group.function is None and group.frames:
+            code = bytes(Payloads(group.columns, group.frames).pickle(0))
+            self._noted_bytes += len(code)
+        self._noted.append(_group_entry(group, submitted, code))
+        old = group.options.resubmits
+        if old is not None:
+            again = format_msg_id(group.client, group.first)
+            self._noted.append(resubmission_entry(old, again, submitted))
 
     def note_results(self, message: m.Results, parts: list[SliceFrames], received: float) -> None:
         """Note results that were delivered at a time, with the frames of each slice."""
@@ -135,7 +152,10 @@ class Desk:
         noted, self._noted = self._noted, []
         n_bytes, self._noted_bytes = self._noted_bytes + NOTE_BYTES * len(noted), 0
         # A group is not kept for its record's sake: it has the tasks' payloads.
-        light = [_group_entry(*item) if len(item) == 2 else item for item in noted]
+        light: list[_Light] = [
+            _group_entry(item[0], item[1]) if isinstance(item, tuple) and len(item) == 2 else item
+            for item in noted
+        ]
         self._keeper.put(partial(_entries, light, self.result_max_bytes), n_bytes)
 
     def find_detached(self, reply: Callable[[list[DetachedGroup] | Exception], None]) -> None:
@@ -322,7 +342,7 @@ class Desk:
     }
 
 
-def _group_entry(group: TaskGroup, submitted: float) -> GroupEntry:
+def _group_entry(group: TaskGroup, submitted: float, code: bytes | None = None) -> GroupEntry:
     options, function = group.options, group.function
     return GroupEntry(
         group.client,
@@ -333,15 +353,15 @@ def _group_entry(group: TaskGroup, submitted: float) -> GroupEntry:
         options.placement,
         function.name if function else "",
         submitted,
-        pack_conditions(options),
+        pack_conditions(options, code),
     )
 
 
-def _entries(noted: list[GroupEntry | _NotedResults | _NotedOutput], max_bytes: int) -> list[Entry]:
+def _entries(noted: list[_Light], max_bytes: int) -> list[Entry]:
     """Return what was noted as entries; called by the database's thread."""
     entries: list[Entry] = []
     for item in noted:
-        if isinstance(item, GroupEntry):
+        if isinstance(item, GroupEntry | OutputEntry):
             entries.append(item)
             continue
         if len(item) == 3:

@@ -182,6 +182,10 @@ def _check_submit(message: Submit) -> None:
             _complain("priority {}", options.priority)
         if options.resources:
             _check_resources(options.resources)
+        if options.resubmits is not None:
+            _check_peer(options.resubmits.client)
+            _check_range(options.resubmits.first, options.resubmits.count)
+            _require(options.resubmits.count == group.count == 1, "not one task again")
         if group.ended:
             _require(len(group.ended) == group.count, "ended of the wrong length")
             _require(not group.ended.strip(b"\0\1"), "neither ended nor not")

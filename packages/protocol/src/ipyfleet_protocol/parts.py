@@ -124,6 +124,7 @@ class Options(Part):
             "any".
         priority: of one client's waiting tasks those with the higher number go first.
         resources: what an engine must have (`Hello.resources`): at least so much of each.
+        resubmits: the one task that this group's only task is again, for its record.
     """
 
     method: Method = "apply"
@@ -139,6 +140,7 @@ class Options(Part):
     timeout_s: float = 0.0
     priority: int = 0
     resources: dict[str, float] = msgspec.field(default_factory=dict)
+    resubmits: TaskRange | None = None
 
 
 class Group(Part):

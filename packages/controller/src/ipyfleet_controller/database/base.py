@@ -40,6 +40,7 @@ FIELDS: dict[str, tuple[type, str]] = {
     "priority": (int, "its priority"),
     "resources": (dict, "None, or what an engine had to have"),
     "submitted": (float, "when it was submitted, the controller's clock"),
+    "execute_input": (str, "the code of an execute, else None"),
     "started": (float, "when it started, the engine's clock"),
     "completed": (float, "when it ended, the engine's clock; the controller's if it never ran"),
     "received": (float, "when its result reached the controller"),
@@ -48,7 +49,9 @@ FIELDS: dict[str, tuple[type, str]] = {
     "engine_uuid": (str, "that engine's hex id, or None"),
     "stdout": (str, "what it has written to stdout, as far as it was kept"),
     "stderr": (str, "the same for stderr"),
+    "execute_result": (dict, "None, or the content of an execute's displayed value"),
     "error": (dict, "None, or a dictionary with ename, evalue, traceback"),
+    "resubmitted": (str, "None, or the msg_id under which it was submitted again, last"),
     "result": (
         str,
         "None while it is pending, then kept, or why the result was not: one of LOSSES",
@@ -264,6 +267,22 @@ class NoData(KeyError):
 
 class PendingError(IndexError):
     """A record cannot be dropped: its task has not ended."""
+
+
+def unknown_task(msg_id: str) -> str:
+    """Return why a task cannot be purged that is in no record, and what to do."""
+    return (
+        f"there is no record of {msg_id}, so nothing was purged: it was purged already, is too old "
+        "or was never submitted; rc.hub_history() lists those that there are"
+    )
+
+
+def pending_task(msg_id: str) -> str:
+    """Return why a task that has not ended cannot be purged, and what to do."""
+    return (
+        f"the task {msg_id} has not ended, so nothing was purged: wait for it, or abort it, first; "
+        'purging "all" leaves alone what has not ended'
+    )
 
 
 def loss_of(flags: Iterable[int]) -> str:

@@ -1,4 +1,4 @@
-"""What a group's tasks waited for and asked of engines, as its records tell it.
+"""What a group's tasks waited for, asked of engines and ran, as its records tell it.
 
 What lives here: `pack_conditions`, from a group's options to bytes that a database keeps without
 looking into them, and `condition_fields`, from those to fields of a record. What must not: whether
@@ -15,6 +15,9 @@ from ipyfleet_protocol.dependencies import msg_ids_of
 from ipyfleet_protocol.ids import PeerId, format_msg_id
 from ipyfleet_protocol.messages import Dependency, Options
 
+MAX_CODE_BYTES = 1 << 16
+"""Of the code of an `execute` so much is recorded."""
+
 MAX_NAMED = 1024
 """Tasks of a dependency that a record names one by one; of more it names ranges."""
 
@@ -26,14 +29,17 @@ class _Conditions(msgspec.Struct, array_like=True):
     retries: int
     priority: int
     resources: dict[str, float]
+    code: bytes | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Conditions)
 
 
-def pack_conditions(options: Options) -> bytes:
-    """Return what is to be kept of a group's options; empty where nothing was asked for."""
+def pack_conditions(options: Options, code: bytes | None = None) -> bytes:
+    """Return what is to be kept of a group's options, and of the code of an `execute`; empty where
+    nothing was asked for.
+    """
     asked = _Conditions(
         options.after,
         options.follow,
@@ -41,6 +47,7 @@ def pack_conditions(options: Options) -> bytes:
         options.retries,
         options.priority,
         options.resources,
+        None if code is None else code[:MAX_CODE_BYTES],
     )
     return b"" if asked == _NOTHING else _encoder.encode(asked)
 
@@ -55,6 +62,7 @@ def condition_fields(conditions: bytes) -> dict[str, Any]:
         "retries": asked.retries,
         "priority": asked.priority,
         "resources": asked.resources or None,
+        "execute_input": None if asked.code is None else asked.code.decode(errors="ignore"),
     }
 
 

@@ -22,6 +22,8 @@ from .base import (
     ResultsEntry,
     StoredResult,
     TaskDatabase,
+    pending_task,
+    unknown_task,
 )
 from .detached import DetachedGroup
 from .live import Coverage, GroupIndex
@@ -150,9 +152,9 @@ class MemoryDatabase:
         for msg_id in msg_ids or ():
             found = self._find(msg_id)
             if found is None:
-                raise KeyError(f"no such task: {msg_id}")
+                raise KeyError(unknown_task(msg_id))
             if found[0].status(found[1]) == PENDING:
-                raise PendingError(f"the task has not ended: {msg_id}")
+                raise PendingError(pending_task(msg_id))
             doomed.append(found)
         if msg_ids is None or engine_ids is not None:
             engines = None if engine_ids is None else set(engine_ids)

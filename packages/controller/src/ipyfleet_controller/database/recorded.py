@@ -24,7 +24,7 @@ from ipyfleet_protocol.messages import OK, Columns, ErrorInfo
 
 from .base import FIELDS, STATUS_NAMES, GroupEntry, Record, ResultsEntry, StoredResult, loss_of
 from .conditions import condition_fields
-from .output import OutputRecord, by_task, text_of
+from .output import RESUBMITTED, OutputRecord, by_task, resubmission_of, text_of, value_of
 from .query import check_keys, check_query, matches
 
 PENDING, PURGED = 255, 254
@@ -37,6 +37,7 @@ GROUP_FIELDS = frozenset(
     {
         "after",
         "client_uuid",
+        "execute_input",
         "follow",
         "label",
         "method",
@@ -50,6 +51,10 @@ GROUP_FIELDS = frozenset(
     },
 )
 """Fields that all tasks of a group share."""
+
+
+OUTPUT_FIELDS = frozenset({"execute_result", "resubmitted", "stderr", "stdout"})
+"""Fields that are made of the output, which is read for them only."""
 
 
 class Chunk(msgspec.Struct):
@@ -171,6 +176,9 @@ class RecordedGroup:
 
     def outputs(self, index: int) -> list[OutputRecord]:
         """Return the output of a task."""
+        return [item for item in self._items(index) if item.kind != RESUBMITTED]
+
+    def _items(self, index: int) -> list[OutputRecord]:
         if self.read_outputs is None:
             return []
         if self._outputs is None:
@@ -189,8 +197,10 @@ class RecordedGroup:
             yield record
 
     def _add_output(self, record: Record) -> None:
-        outputs = self.outputs(record["seq"] - self.entry.first)
+        outputs = self._items(record["seq"] - self.entry.first)
         if outputs:
+            record["resubmitted"] = resubmission_of(outputs)
+            record["execute_result"] = value_of(outputs)
             record["stdout"], record["stderr"] = (
                 text_of(outputs, kind) for kind in ("stdout", "stderr")
             )
@@ -240,7 +250,9 @@ class RecordedGroup:
             "engine_uuid": None,
             "stdout": "",
             "stderr": "",
+            "execute_result": None,
             "error": None,
+            "resubmitted": None,
             "result": None,
         }
 
@@ -300,7 +312,7 @@ class Search:
         self._of_task = {f: c for f, c in self.query.items() if f not in GROUP_FIELDS}
         self._with_error = keys is None or "error" in keys or "error" in self.query
         wanted = {*(FIELDS if keys is None else keys), *self.query}
-        self._with_output = not wanted.isdisjoint(("stdout", "stderr"))
+        self._with_output = not wanted.isdisjoint(OUTPUT_FIELDS)
 
     def has_group(self, entry: GroupEntry) -> bool:
         """Whether a group may have tasks that match."""

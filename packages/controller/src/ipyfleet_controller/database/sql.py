@@ -34,6 +34,8 @@ from .base import (
     PendingError,
     Record,
     StoredResult,
+    pending_task,
+    unknown_task,
 )
 from .detached import DetachedGroup
 from .output import OutputEntry, OutputRecord
@@ -158,10 +160,10 @@ class SqlDatabase:
             for msg_id in msg_ids or ():
                 found = self._task(connection, msg_id)
                 if found is None:
-                    raise KeyError(f"no such task: {msg_id}")
+                    raise KeyError(unknown_task(msg_id))
                 group, index, row = found
                 if group.status(index) == PENDING:
-                    raise PendingError(f"the task has not ended: {msg_id}")
+                    raise PendingError(pending_task(msg_id))
                 purger.note(row, group.chunks[0], [index])
             if msg_ids is None or engine_ids is not None:
                 where, arguments = "1 = 1", list(engine_ids or ())

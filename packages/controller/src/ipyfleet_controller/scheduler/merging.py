@@ -66,6 +66,7 @@ def _continues(before: tuple[Group, SliceFrames], after: tuple[Group, SliceFrame
         # Each is blocked by itself: one of them may depend on another.
         and left.options.after is None
         and left.options.follow is None
+        and left.options.resubmits is None
         and _is_small(left_frames)
         and _is_small(right_frames)
         and not right_frames.function
