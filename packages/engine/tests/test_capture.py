@@ -12,15 +12,14 @@ from ipyfleet_engine.capture import _Readable
 from ipyfleet_protocol import messages as m
 
 
-def print_from_c(text: bytes) -> None:
-    """Print through C's stdio, without a flush."""
-    import ctypes
-
-    ctypes.CDLL(None).printf(text)
-
-
 def test_c_code_prints_into_its_task(shared: Any) -> None:
     """What is left in C's buffer at the end of a task is flushed into that task's output."""
+
+    def print_from_c(text: bytes) -> None:
+        import ctypes
+
+        ctypes.CDLL(None).printf(text)
+
     first = shared.apply(shared.engine, print_from_c, b"no end of line")
     second = shared.apply(shared.engine, print_from_c, b"a line\n")
     assert shared.text(first.seq) == "no end of line"

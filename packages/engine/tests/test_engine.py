@@ -624,17 +624,13 @@ def test_an_error_payload_can_be_read_without_unpickling(shared: Any) -> None:
 # -- what another engine may have -------------------------------------------------------------
 
 
-def raise_unmet(text: str) -> None:
-    """Say that this engine will not do, after some output."""
+UNMET = """
     from ipyfleet_protocol.errors import UnmetDependency
-
     print("dropped with the attempt")
     raise UnmetDependency(text)
-
-
-async def raise_unmet_later(text: str) -> None:
-    """Likewise, in a coroutine."""
-    raise_unmet(text)
+"""
+raise_unmet = by_value(f"def raise_unmet(text):{UNMET}f = raise_unmet")
+raise_unmet_later = by_value(f"async def raise_unmet(text):{UNMET}f = raise_unmet")
 
 
 @pytest.mark.parametrize("function", [raise_unmet, raise_unmet_later])
