@@ -1,0 +1,173 @@
+"""What operations cost, in counts: messages, wake-ups, blobs, Python calls, objects. Never in time.
+
+Each bound is a little above what was counted when it was written, so that what makes an operation
+dearer fails here and not in a bench that somebody reads months later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ipyfleet_client import Client
+from ipyfleet_protocol.blobs import BlobStore
+
+TRIPS = 200
+CALLS = 2000
+ITEMS = 20_000
+
+
+def noop(item: int = 0) -> int:
+    """Do nothing."""
+    return item
+
+
+def _messages(client: Client) -> int:
+    """Return the messages that have passed through the controller, in and out."""
+    counters = client.metrics()["messages"]
+    return int(counters["received"] + counters["sent"])
+
+
+@contextlib.contextmanager
+def _counted(count: Callable[[], int]) -> Iterator[list[int]]:
+    """Yield a list that has, afterwards, by how much a count has grown."""
+    grown: list[int] = []
+    before = count()
+    yield grown
+    grown.append(count() - before)
+
+
+def _wakeups(pid: int) -> int:
+    """Return how often threads of a process went to sleep by themselves, and so were woken."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for line in (thread / "status").read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches:"):
+                total += int(line.split()[1])
+    return total
+
+
+@pytest.mark.parametrize("kind", ["direct", "balanced"])
+def test_a_lone_call_is_four_messages(client: Client, kind: str) -> None:
+    """Submit, RunTasks, and Results twice; acknowledgements are one in hundreds."""
+    view: Any = client[0] if kind == "direct" else client.load_balanced_view()
+    view.apply_sync(noop)
+    with _counted(lambda: _messages(client)) as grown:
+        for _ in range(TRIPS):
+            view.apply_sync(noop)
+    assert 4 * TRIPS <= grown[0] <= 4 * TRIPS + 40
+
+
+def test_a_call_to_all_engines_is_one_message_for_each_and_one_back(client: Client) -> None:
+    """Three for each engine and one of the client's, however many engines there are."""
+    view = client[:]
+    view.apply_sync(noop)
+    n_messages = 3 * len(view) + 1
+    with _counted(lambda: _messages(client)) as grown:
+        for _ in range(TRIPS):
+            view.apply_sync(noop)
+    assert grown[0] <= n_messages * TRIPS + 40
+
+
+def test_separate_calls_travel_together(client: Client) -> None:
+    """A loop of apply_async takes fewer messages than an eighth of its calls."""
+    view = client.load_balanced_view()
+    view.apply_sync(noop)
+    with _counted(lambda: _messages(client)) as grown:
+        results = [view.apply_async(noop, item) for item in range(CALLS)]
+        assert [result.get(60) for result in results] == list(range(CALLS))
+    assert grown[0] < CALLS / 8
+
+
+def test_the_tasks_of_a_map_travel_together(client: Client) -> None:
+    """A map of no-ops takes a message for dozens of tasks."""
+    view = client.load_balanced_view()
+    view.map_sync(noop, range(1000))
+    with _counted(lambda: _messages(client)) as grown:
+        view.map_sync(noop, range(ITEMS))
+    assert grown[0] < ITEMS / 16
+
+
+def test_a_lone_call_wakes_nobody_who_has_nothing_to_do(client: Client) -> None:
+    """Main and I/O thread of three processes, for each message: twelve, and a few by chance."""
+    view = client[0]
+    engine = view.apply_sync(os.getpid)
+    pids = [os.getpid(), client.session.info.pid, engine]
+    for _ in range(20):
+        view.apply_sync(noop)
+    with _counted(lambda: sum(map(_wakeups, pids))) as grown:
+        for _ in range(TRIPS):
+            view.apply_sync(noop)
+    assert grown[0] <= 15 * TRIPS
+
+
+def test_an_idle_cluster_sends_nothing(client: Client) -> None:
+    """Not even acknowledgements, once the last ones are through."""
+    client[:].apply_sync(noop)
+    nap = client.load_balanced_view().apply_async(_nap, 3.0)
+    nap.wait(60)
+    with _counted(lambda: _messages(client)) as grown:
+        client.load_balanced_view().apply_async(_nap, 2.0).wait(60)
+    # The task itself, two questions for the counters, and what acknowledges them.
+    assert grown[0] <= 16
+
+
+def _nap(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+def test_a_push_to_all_engines_is_one_copy(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The array is put into shared memory once, whatever the number of engines."""
+    sizes: list[int] = []
+    put = BlobStore.put
+
+    def counting_put(store: BlobStore, buffer: Any) -> Any:
+        sizes.append(memoryview(buffer).nbytes)
+        return put(store, buffer)
+
+    monkeypatch.setattr(BlobStore, "put", counting_put)
+    array = np.zeros(1 << 20)
+    client[:].push({"array": array}, block=True)
+    assert sizes == [array.nbytes]
+
+
+def test_a_map_holds_few_objects(client: Client) -> None:
+    """No object for each task: results are kept as they came, in some hundred pieces."""
+    view = client.load_balanced_view()
+    view.map_async(noop, range(1000)).wait(60)
+    gc.collect()
+    with _counted(lambda: len(gc.get_objects())) as grown:
+        result = view.map_async(noop, range(ITEMS))
+        assert result.wait(60)
+        gc.collect()
+    assert grown[0] < ITEMS / 10
+
+
+def test_a_call_of_the_client_makes_few_calls(client: Client) -> None:
+    """Python functions that apply_async runs in the caller's thread while others are under way."""
+    view = client.load_balanced_view()
+    results = [view.apply_async(noop) for _ in range(100)]
+    n_calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal n_calls
+        n_calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        results += [view.apply_async(noop) for _ in range(100)]
+    finally:
+        sys.setprofile(None)
+    for result in results:
+        result.get(60)
+    assert n_calls < 100 * 56
