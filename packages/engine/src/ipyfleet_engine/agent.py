@@ -55,7 +55,7 @@ from ipyfleet_protocol.messages import (
 from .channel import Handler, ReliableChannel
 from .children import Death, Nursery
 from .endpoint import Endpoint, make_endpoint
-from .leftovers import remove_traces
+from .leftovers import remove_ownerless, remove_traces
 from .logs import CHECK_S, LogKeeper
 from .relief import LOOK_S, STUCK_LOOK_S, Relief
 from .respawn import Respawn
@@ -153,6 +153,7 @@ class Agent:
         self._failed = False
         self._exit_code: int | None = None
         self._is_abandoned = False
+        self._is_ownerless = False
         self._reports: deque[EngineExited] = deque(maxlen=REPORTS)
         self._signal_read, self._signal_write = os.pipe()
         for fd in (self._signal_read, self._signal_write):
@@ -186,6 +187,9 @@ class Agent:
                 self._link.close()
             if self._is_abandoned:
                 remove_traces(self._info, self._file)
+            elif self._is_ownerless:
+                # A controller that lives has a lease, too, and removes its files itself.
+                remove_ownerless(self._info, self._file)
             signal.set_wakeup_fd(-1)
             for signum, handler in self._handlers.items():
                 signal.signal(signum, handler)
@@ -327,6 +331,7 @@ class Agent:
         if not os.read(self._lease_fd, 4096):
             log.info("stopping: the process that started this agent is gone")
             self._exit_code = 0
+            self._is_ownerless = True
 
     def _reap(self) -> None:
         for death in self._nursery.reap():

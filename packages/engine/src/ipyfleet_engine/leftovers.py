@@ -1,11 +1,13 @@
 """Removing what a controller left that was killed and did not come back.
 
-What lives here: `remove_traces`. What must not: anything that a living controller may need.
+What lives here: `remove_traces`, and whether somebody would start it again. What must not: anything
+that a living controller may need.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from ipyfleet_protocol.connection import (
     remove_connection_file,
 )
 from ipyfleet_protocol.errors import ConnectionFileError, ConnectionFileStale
-from ipyfleet_protocol.hosts import host_id
+from ipyfleet_protocol.hosts import host_id, process_start
 from ipyfleet_protocol.paths import runtime_dir
 
 _OURS = "ipyfleet-"
@@ -52,3 +54,26 @@ def remove_traces(info: ConnectionInfo, file: Path) -> bool:
     for path in (file, file.with_name(file.name.replace("-engine.json", "-client.json"))):
         remove_connection_file(path, info.instance)
     return True
+
+
+def remove_ownerless(info: ConnectionInfo, file: Path) -> None:
+    """Remove the traces of a dead controller, and its cluster file, if nobody looks after it.
+
+    Called when whoever started an agent is gone, which need not be who started the controller.
+
+    Args:
+        info: the connection file's content.
+        file: the connection file; the cluster file lies beside it.
+    """
+    cluster_file = file.with_name(f"ipyfleet-cluster-{info.cluster_id}.json")
+    try:
+        content = json.loads(cluster_file.read_text(encoding="utf-8"))
+        owner = content["owner"]
+        if content["host"] != host_id() or process_start(owner["pid"]) == owner["started"]:
+            return
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # There is no owner, or none any more.
+    except (ValueError, KeyError, TypeError):
+        return  # Nothing that could be judged.
+    if remove_traces(info, file):
+        cluster_file.unlink(missing_ok=True)

@@ -83,14 +83,16 @@ ipcluster start -n 4 --ip=10.0.0.5       # let other hosts connect
             rc.close()
 
     def _describe_ready(self, cluster: Cluster, n: int) -> str:
-        args = []
+        named = {}
         if self.profile_dir:
-            args.append(f"profile_dir={self.profile_dir!r}")
+            named["profile_dir"] = self.profile_dir
         elif self.profile and self.profile != "default":
-            args.append(f"profile={self.profile!r}")
+            named["profile"] = self.profile
         if self.cluster_id:
-            args.append(f"cluster_id={self.cluster_id!r}")
-        stop = ["ipcluster stop", *(f"--{arg}".replace("_", "-") for arg in args)]
+            named["cluster_id"] = self.cluster_id
+        args = [f"{name}={value!r}" for name, value in named.items()]
+        flags = [f"--{name.replace('_', '-')}={value!r}" for name, value in named.items()]
+        stop = ["ipcluster stop", *flags]
         return (
             f"{n} engines are ready. Connect: import ipyfleet as ipf; "
             f"rc = ipf.Client({', '.join(args)})\n"
