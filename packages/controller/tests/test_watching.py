@@ -61,3 +61,18 @@ def test_a_client_that_leaves_is_forgotten(watches: ResultWatches) -> None:
     assert watches.due == {(OTHER, 1): ids(12, 11)}
     watches.forget(OTHER)
     assert watches.due == {}
+
+
+def test_one_client_can_wait_for_so_many(
+    watches: ResultWatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond a bound nothing is watched; what has ended makes room, as does a client's leaving."""
+    monkeypatch.setattr("ipyfleet_controller.watching.WATCHES_MAX", 3)
+    assert watches.add(ASKER, 1, ids(10, 11))
+    assert not watches.add(ASKER, 2, ids(12, 13))
+    assert watches.add(OTHER, 1, ids(12, 13))
+    assert len(watches) == 4
+    watches.note(OWNER, [ended(10)])
+    assert watches.add(ASKER, 3, ids(12, 13))
+    watches.forget(ASKER)
+    assert watches.add(ASKER, 4, ids(20, 21, 22))

@@ -56,7 +56,7 @@ from .scheduler.core import SchedulerCore
 from .scheduler.endings import own_error
 from .scheduler.group import IllegalTransition
 from .sessions import Sessions
-from .watching import ResultWatches
+from .watching import WATCHES_MAX, ResultWatches
 
 log = logging.getLogger("ipyfleet.controller")
 
@@ -564,11 +564,14 @@ class Router:
         self._must_place = True
 
     def _do_answer(self, what: hins.AnswerQuestion) -> None:
-        if isinstance(what.question, m.AwaitResults):
-            self._watches.add(what.client, what.request, what.question.msg_ids)
-            what.question = m.FetchResults(what.question.msg_ids)
         client = what.client
         send = partial(self._send_reply, client)
+        if isinstance(what.question, m.AwaitResults):
+            if not self._watches.add(client, what.request, what.question.msg_ids):
+                reason = f"one client can wait for {WATCHES_MAX} tasks at a time; ask for fewer"
+                send(m.Reply(what.request, error=own_error("KernelError", reason)), ())
+                return
+            what.question = m.FetchResults(what.question.msg_ids)
         if self._desk.has_room_for(client):
             self._desk.answer(what.request, what.question, send, client)
         else:
