@@ -78,6 +78,35 @@ def test_a_syntax_error_is_shown_through_it_too(kernel: FleetKernel) -> None:
     assert isinstance(reply["exception"], SyntaxError)
 
 
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("%nosuchmagic", "UsageError: Line magic function `%nosuchmagic` not found."),
+        ("raise ExceptionGroup('both', [ValueError(1), KeyError(2)])", "    | KeyError: 2"),
+        ("try:\n    raise ExceptionGroup('g', [OSError(1)])\nfinally:\n    1/0", "OSError: 1"),
+        ("raise SystemExit(3)", "An exception has occurred, use %tb"),
+    ],
+)
+def test_what_ipython_prints_of_errors_is_the_error(
+    kernel: FleetKernel, code: str, shown: str
+) -> None:
+    """Nothing of an error is printed to stderr: not wrong use, groups, how to leave a terminal."""
+    hooks.leave_out_advice()  # Tests have filters of their own.
+    reply, items = run(kernel, code)
+    assert reply["exception"] is not None
+    content = msgspec.msgpack.decode(items[-1].content)
+    assert shown in "\n".join(content["traceback"])
+    assert "interactiveshell.py" not in "\n".join(content["traceback"])
+    assert not [item for item in items if b"stderr" in item.content]
+
+
+def test_the_traceback_of_a_deep_recursion_in_a_cell_is_short(kernel: FleetKernel) -> None:
+    """IPython takes seconds to render a thousand frames, and nobody reads them."""
+    reply, _ = run(kernel, "def deeper(n):\n    return deeper(n + 1)\ndeeper(0)")
+    assert isinstance(reply["exception"], RecursionError)
+    assert 20 < "\n".join(reply["traceback"]).count("In[") <= 61
+
+
 def test_the_structured_traceback_renders_any_exception(kernel: FleetKernel) -> None:
     """`InteractiveTB.structured_traceback` takes an exception that is not the current one."""
 

@@ -43,6 +43,8 @@ def test_line_and_cell_run_on_the_view(shell, view, client):
         ("--targets=1,3", [1, 3]),
         ("--targets '[0, 3]'", [0, 3]),
         ("-t all", "all"),
+        ("-t -2:", [2, 3]),
+        ("--targets -1,-2", [3, 2]),
     ],
 )
 def test_targets_of_one_cell(shell, view, client, flags: str, targets: object):
@@ -50,6 +52,16 @@ def test_targets_of_one_cell(shell, view, client, flags: str, targets: object):
     shell.run_cell_magic("px", flags, "pass")
     shell.run_cell_magic("px", "", "pass")
     assert [run[0] for run in client.executed] == [targets, "all"]
+
+
+@pytest.mark.parametrize("targets", ["9", "0,9", "7:"])
+def test_engines_that_are_not_there(shell, view, client, targets: str):
+    """A wrong --targets is told in a line, as other wrong flags are."""
+    with pytest.raises(UsageError, match=r"^--targets: "):
+        shell.run_cell_magic("px", f"--targets {targets}", "pass")
+    with pytest.raises(UsageError, match=r"^--targets: "):
+        shell.run_line_magic("pxconfig", f"--targets {targets}")
+    assert client.executed == []
 
 
 def test_flags_never_change_the_settings(shell, view, client):
@@ -115,12 +127,16 @@ def test_verbose_says_where(shell, view, client, capsys):
 
 
 def test_local_runs_here_too(shell, view, client):
-    """--local runs the cell in this shell as well, whose error is raised."""
+    """--local runs the cell in this shell as well; that it fails here hides nothing of there."""
     shell.run_cell_magic("px", "--local", "here = 5")
     assert shell.user_ns["here"] == 5
-    with pytest.raises(ZeroDivisionError):
-        shell.run_cell_magic("px", "--local", "1/0")
-    assert len(client.executed) == 2
+    with pytest.raises(AlreadyDisplayedError) as caught:
+        shell.run_cell_magic("px", "--local --no-stream", "1/0")
+    assert (caught.value.ename, caught.value.render_traceback()) == (
+        "ZeroDivisionError",
+        ["1 error"],
+    )
+    assert client.results[1].names() == [("display", "type")]
 
 
 def test_shown_errors_are_not_repeated(shell, view, client):
@@ -203,9 +219,11 @@ def test_second_interrupt_leaves(shell, view, client, capsys):
         result.waits = [KeyboardInterrupt(), KeyboardInterrupt()]
 
     client.prepare = prepare
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         shell.run_line_magic("px", "pass")
     assert "Interrupted again" in capsys.readouterr().out
+    assert caught.value.__suppress_context__
+    assert caught.traceback[-1].name == "_run"
     assert len(client.signals) == 1
 
 

@@ -134,7 +134,8 @@ class FleetShell(ZMQInteractiveShell):
         error = sys.exc_info()[1] if exc_tuple is None else exc_tuple[1]
         if error is not None:
             cut_handler_frame(error)
-            exc_tuple = (type(error), error, shorten_traceback(error.__traceback__))
+            tb = error.__traceback__ if exc_tuple is None else exc_tuple[2]
+            exc_tuple = (type(error), error, shorten_traceback(tb))
             if _is_or_came_of_group(error):
                 kind, _, tb = self._get_exc_info(exc_tuple)  # type: ignore[no-untyped-call]
                 inner = tb.tb_next if tb is not None and tb.tb_next is not None else tb
@@ -288,9 +289,12 @@ class TracebackRenderer:
 
 
 def _is_or_came_of_group(error: BaseException | None) -> bool:
-    while error is not None and not isinstance(error, BaseExceptionGroup):
+    # Bounded: contexts that user code has set may go round in circles.
+    for _ in range(100):
+        if error is None or isinstance(error, BaseExceptionGroup):
+            break
         error = error.__context__
-    return error is not None
+    return isinstance(error, BaseExceptionGroup)
 
 
 def _render_plain(exc: BaseException, tb: TracebackType | None) -> list[str]:

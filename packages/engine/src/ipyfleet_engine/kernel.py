@@ -22,6 +22,7 @@ from .frontends import FrontendRequest
 from .ipykernel_hooks import (
     FleetShell,
     MainThreadOnly,
+    leave_out_advice,
     publish_pages,
     refuse_input,
     remember_signatures,
@@ -165,6 +166,7 @@ def make_kernel(collector: OutputCollector, config: Config | None = None) -> Fle
         )
     kernel.collector = collector
     remember_signatures()
+    leave_out_advice()
     session.owners = kernel.comm_owners
     session.output_widgets = OutputWidgets(session.say_state)
     return kernel

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 from IPython.core.error import UsageError
-from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from IPython.core.magic import Magics, magics_class, no_var_expand
 from traitlets import Bool, Float, Int, Unicode
+
+from ipyfleet_protocol.errors import AlreadyDisplayedError, IPythonError, RemoteError
 
 from .autopx import CellRedirection
 from .options import (
@@ -29,6 +31,9 @@ from .options import (
 )
 from .targets import describe_targets, select_view
 from .waiting import wait_and_show
+
+_TOLD_BY_MESSAGE = (IPythonError, KeyboardInterrupt, TimeoutError)
+"""Errors that are the user's or the engines' matter, wherever in here they were raised."""
 
 _USER_FRAME = 3
 """Frames from `_expand`, through `px` and `run_line_magic`, to the caller's."""
@@ -95,6 +100,7 @@ class ParallelMagics(Magics):
         ``%%px`` runs a whole cell and takes flags: see ``%%px?``. ``%pxconfig`` sets what holds
         for both.
         """
+        __tracebackhide__ = True
         return self._run(self._expand(line), self._settings())
 
     @takes_arguments("%px")
@@ -114,6 +120,7 @@ class ParallelMagics(Magics):
             time.sleep(1)
             time.time()
         """
+        __tracebackhide__ = True
         args = parse_line(self.px_cell, line)
         options = self._settings()
         options.targets = args.targets
@@ -230,7 +237,14 @@ class ParallelMagics(Magics):
             AlreadyDisplayedError: it failed, and the errors have been shown.
             CompositeError: it failed, and this is how the errors are to be shown.
             TimeoutError: it was not done in time.
+            KeyboardInterrupt: the user does not want to wait any longer.
         """
+        try:
+            return self._execute(code, options)
+        except _TOLD_BY_MESSAGE as error:
+            raise error.with_traceback(None) from None
+
+    def _execute(self, code: str, options: RunOptions) -> Any:
         view = select_view(self._active_view(), options.targets)
         if options.verbose:
             mode = "Parallel" if options.block else "Async parallel"
@@ -239,13 +253,19 @@ class ParallelMagics(Magics):
         self.last_result = result
         if options.out:
             self._store(options.out, result)
-        if options.local:
-            outcome = self.shell.run_cell(code)  # type: ignore[union-attr]
-            outcome.raise_error()
-        if not options.block:
-            return result
-        wait_and_show(result, view, options)
-        return None
+        local_error = self._run_here(code) if options.local else None
+        if options.block:
+            wait_and_show(result, view, options)
+        if local_error is not None:
+            kind = type(local_error).__name__
+            raise AlreadyDisplayedError(RemoteError(kind, str(local_error), []))
+        return None if options.block else result
+
+    def _run_here(self, code: str) -> BaseException | None:
+        """Run code in this shell; return the error, which the shell has shown."""
+        shell: Any = self.shell
+        outcome: ExecutionResult = shell.run_cell(code)
+        return outcome.error_before_exec or outcome.error_in_exec
 
     def _store(self, name: str, result: Any) -> None:
         if not name.isidentifier():

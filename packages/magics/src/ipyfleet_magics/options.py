@@ -7,6 +7,7 @@ must not: executing anything.
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _ipython: Any = _untyped
 argument = _ipython.argument
+
+# argparse takes what begins with "-" for a flag, unless it is a number.
+_NEGATIVE_TARGETS = re.compile(r"(?:(?<=\s)|^)(-t|--targets)\s+(?=-\d)")
 
 GROUPINGS = ("engine", "order", "type")
 
@@ -39,7 +43,8 @@ def parse_line(magic: Callable[..., Any], line: str) -> argparse.Namespace:
     Raises:
         UsageError: it does not fit the magic's flags.
     """
-    return cast("argparse.Namespace", _ipython.parse_argstring(magic, line))
+    joined = _NEGATIVE_TARGETS.sub(r"\1=", line)
+    return cast("argparse.Namespace", _ipython.parse_argstring(magic, joined))
 
 
 def parse_signal(text: str) -> int:

@@ -48,13 +48,21 @@ def select_view(view: Any, targets: Targets | None) -> Any:
     "all" evaluates it whenever it is used.
 
     Raises:
-        IndexError: there is no such engine.
+        UsageError: there is no such engine.
     """
     if targets is None:
         return view
     if isinstance(targets, str):
         return view.client.direct_view(targets)
-    return view.client[targets]
+    try:
+        chosen = view.client[targets]
+    except IndexError as error:
+        raise UsageError(f"--targets: {error}") from None
+    if chosen.targets == []:
+        raise UsageError(
+            f"--targets: that is none of the engines {describe_targets(view.client.ids)}"
+        )
+    return chosen
 
 
 def describe_targets(targets: int | str | Sequence[int]) -> str:
