@@ -307,24 +307,33 @@ class Wire:
                 with self._using:
                     if self._dealer is None:
                         break
-                    try:
-                        received = self._dealer.socket.recv_multipart(_DONT_WAIT, copy=False)
-                    except zmq.Again:
+                    # To be told that there is nothing by an exception costs 8 µs, twice a call.
+                    if not self._is_readable():
                         if not self._acknowledge():
                             break
                         # Sending may have taken the news of more to read.
                         continue
-                # Small ones as bytes: a zmq frame that is freed in the main thread looks for
-                # signals there, where an exception cannot be raised: a Ctrl-C would be lost.
-                frames: list[Any] = [
-                    f.bytes if len(f) < _ZERO_COPY_MIN_BYTES else f for f in received
-                ]
-                del received
+                    try:
+                        frames = self._receive(self._dealer.socket)
+                    except zmq.Again:
+                        break  # the connection has just broken, and took it along
                 self._dispatch(frames)
         finally:
             self._receiving.release()
         self._wake_ready()
         return True
+
+    @staticmethod
+    def _receive(socket: zmq.Socket[bytes]) -> list[Any]:
+        """Return the frames of a message that is there."""
+        frames: list[Any] = []
+        while True:
+            frame = socket.recv(_DONT_WAIT, copy=False)
+            # Small ones as bytes: a zmq frame that is freed in the main thread looks for signals
+            # there, where an exception cannot be raised: a Ctrl-C would be lost.
+            frames.append(frame.bytes if len(frame) < _ZERO_COPY_MIN_BYTES else frame)
+            if not frame.more:
+                return frames
 
     def take(self, frames: Sequence[Frame]) -> bool:
         """Count a message; from `dispatch`. Whether it is of this session; else it is dropped."""
