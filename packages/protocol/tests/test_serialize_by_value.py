@@ -454,6 +454,34 @@ def test_returning_instance_does_not_undo_changes(receiver):
     assert ns["A"].n == 2
 
 
+def test_values_bring_their_class_pickled_once(receiver):
+    """The class of values that come home is pickled and read once, until it arrives changed."""
+    ns = main_module(
+        """
+        class A:
+            n = 1
+
+            def __init__(self):
+                super().__init__()
+
+        def f(a):
+            return a
+
+        def pickles(a):
+            from ipyfleet_protocol.serialize import by_value, pack
+
+            before = pack(a)
+            return before == pack(a), by_value._bodies[type(a)][1] in before.pickle
+        """
+    )
+    first, second = receiver.call(ns["f"], ns["A"]()), receiver.call(ns["f"], ns["A"]())
+    assert type(first) is type(second) is ns["A"]
+    assert receiver.call(ns["pickles"], first) == (True, True)
+    ns["A"].n = 2
+    assert receiver.call(ns["pickles"], first) == (True, True)
+    assert receiver.call(ns["f"], first).n == 2
+
+
 def test_changed_class_arrives_changed(receiver):
     """A class that was changed since it was sent is changed there, too."""
     ns = main_module(

@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 import cloudpickle  # type: ignore[import-untyped,unused-ignore]
 
 from ..namespace import current_namespace
-from .classes import ClassTable, find_class
+from .classes import ClassTable, digest_of_body, find_class, load_class
 from .frames import BufferCollector, Packed, dump_with, reduce_memoryview
 
 LruCacheWrapper = type(functools.lru_cache(lambda: None))
@@ -43,6 +43,11 @@ LruCacheWrapper = type(functools.lru_cache(lambda: None))
 # state that comes along is older than what is here and must not overwrite it.
 _own_classes: weakref.WeakSet[type] = weakref.WeakSet()
 _received_classes: weakref.WeakSet[type] = weakref.WeakSet()
+
+# Digest and pickle of received classes, so that those are not pickled with each value that is sent
+# back; None where they have buffers. Others than the owner, who does not look at it, see the state
+# that the class had when it was received, or first sent.
+_bodies: weakref.WeakKeyDictionary[type, tuple[bytes, bytes] | None] = weakref.WeakKeyDictionary()
 
 # Globals of functions whose module cannot be imported here: one dict for each module.
 _stand_ins: dict[str, dict[str, Any]] = {}
@@ -80,16 +85,23 @@ class ByValuePickler(BufferCollector, cloudpickle.CloudPickler):  # type: ignore
         file: Where the pickle is written.
         capture: Whether nested functions of local modules bring the globals they refer to.
         classes: Takes the classes that travel by value; the pickle has their digests.
+        whole: Whether received classes are pickled in place, as a part of this pickle.
     """
 
     dispatch_table: ClassVar[Any] = ChainMap(_REDUCERS, cloudpickle.CloudPickler.dispatch_table)
 
     def __init__(
-        self, file: io.BytesIO, *, capture: bool = True, classes: ClassTable | None = None
+        self,
+        file: io.BytesIO,
+        *,
+        capture: bool = True,
+        classes: ClassTable | None = None,
+        whole: bool = False,
     ) -> None:
         super().__init__(file)
         self._capture = capture
         self._classes = classes
+        self._whole = whole
         self.captured = False
 
     def reducer_override(self, obj: Any) -> Any:
@@ -124,6 +136,10 @@ class ByValuePickler(BufferCollector, cloudpickle.CloudPickler):  # type: ignore
         classes = self._classes
         if classes is not None and cls in classes.digests:
             return find_class, (classes.digests[cls],)
+        if not self._whole and cls in _received_classes:
+            body = _body_of(cls)
+            if body is not None:
+                return load_class, body
         reduced = super().reducer_override(cls)
         if reduced is NotImplemented or len(reduced) != 6:
             return reduced
@@ -173,6 +189,17 @@ def dump_by_value(obj: Any, classes: ClassTable | None = None) -> Packed:
 def dump_capturing(obj: Any) -> Packed:
     """Pickle with cloudpickle's own rules."""
     return dump_with(CapturingPickler, obj)
+
+
+def _body_of(cls: type) -> tuple[bytes, bytes] | None:
+    """Return digest and pickle of a received class, or None if it has buffers."""
+    if cls not in _bodies:
+        file = io.BytesIO()
+        pickler = ByValuePickler(file, whole=True)
+        pickler.dump(cls)
+        packed = Packed(file.getvalue(), pickler.buffers)
+        _bodies[cls] = None if packed.buffers else (digest_of_body(packed), packed.pickle)
+    return _bodies[cls]
 
 
 def _reduce_by_value(
@@ -225,6 +252,7 @@ def restore_class_state(cls: type, state: tuple[Any, Any]) -> None:
     if cls in _own_classes:
         return
     _received_classes.add(cls)
+    _bodies.pop(cls, None)  # it may have changed
     set_state, class_state = state
     set_state(cls, class_state)
 

@@ -10,6 +10,9 @@ function has the class. The function's digest is one of all of it: other classes
 
 A receiver keeps the classes for as long as it lives, as it does those of modules. The values of a
 table hold for the one group: a class may be changed between two.
+
+On the way back each value has the class's pickle, since anybody may ask for one value alone; but it
+is made once and read once (`load_class`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pickle import PickleBuffer
 from typing import Any
+from weakref import WeakValueDictionary
 
 from .. import messages
 from .failures import UnpackError
@@ -26,6 +30,7 @@ from .frames import Packed, unpack
 DIGEST_BYTES = 16
 
 _classes: dict[bytes, type] = {}
+_loaded: WeakValueDictionary[bytes, type] = WeakValueDictionary()
 
 
 class ClassTable:
@@ -45,12 +50,17 @@ class ClassTable:
         digest = self.digests.get(cls)
         if digest is None:
             body = dump(cls)
-            state = blake2b(body.pickle, digest_size=DIGEST_BYTES)
-            for buffer in body.buffers:
-                state.update(buffer)
-            digest = self.digests[cls] = state.digest()
+            digest = self.digests[cls] = digest_of_body(body)
             self.bodies[digest] = body
         return digest
+
+
+def digest_of_body(body: Packed) -> bytes:
+    """Return the digest of a class that was pickled."""
+    state = blake2b(body.pickle, digest_size=DIGEST_BYTES)
+    for buffer in body.buffers:
+        state.update(buffer)
+    return state.digest()
 
 
 def find_class(digest: bytes) -> type:
@@ -59,6 +69,14 @@ def find_class(digest: bytes) -> type:
         return _classes[digest]
     except KeyError:
         raise UnpackError("an item refers to a class that did not come with its function") from None
+
+
+def load_class(digest: bytes, body: bytes) -> type:
+    """Return a class by its pickle, which is read the first time; pickles name this function."""
+    cls: type | None = _loaded.get(digest)
+    if cls is None:
+        cls = _loaded[digest] = _load([body])
+    return cls
 
 
 def equip(n_frames: int, *frames: Any) -> Any:

@@ -7,6 +7,7 @@ a variable of a closure, an attribute.
 
 from __future__ import annotations
 
+import abc
 import dis
 import functools
 import os
@@ -35,6 +36,8 @@ _IMMUTABLE = frozenset(
 _BY_REFERENCE_END = b"\x93\x94."
 # What lru_cache and functools.update_wrapper put into the __dict__ of a cached function.
 _LOOKS = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
+# What `__slots__` and a class's own making leave in a class.
+_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _LruCacheWrapper = type(functools.lru_cache(lambda: None))
 
 
@@ -236,7 +239,7 @@ def _is_immutable(value: Any) -> bool:
 
 def _is_fixed_annotation(value: Any) -> bool:
     if isinstance(value, type):
-        return value.__module__ != "__main__" and "<locals>" not in value.__qualname__
+        return _is_of_a_module(value)
     return value is None or type(value) is str
 
 
@@ -256,6 +259,8 @@ def _is_stateless(f: Any, seen: set[int]) -> bool:
     seen.add(id(f))
     if isinstance(f, types.BuiltinFunctionType):
         return f.__self__ is None or isinstance(f.__self__, types.ModuleType)
+    if isinstance(f, type):
+        return all(_is_stateless_class(base, seen) for base in f.__mro__)
     if type(f) is functools.partial:
         return (
             not vars(f)
@@ -285,11 +290,62 @@ def _is_stateless(f: Any, seen: set[int]) -> bool:
     return all(_is_settled(value, seen) for value in values)
 
 
+def _is_stateless_class(cls: type, seen: set[int]) -> bool:
+    """Whether a class has nothing but methods, and fixed attributes that no method assigns to."""
+    if _is_of_a_module(cls):
+        return True
+    seen.add(id(cls))
+    if type(cls) not in (type, abc.ABCMeta):
+        return False
+    fixed: set[str] = set()
+    assigned: set[str] = set()
+    for name, value in vars(cls).items():
+        parts = _functions_in(value)
+        if parts is None:
+            if not (name.startswith("__") or name == "_abc_impl"):
+                fixed.add(name)
+                if not _is_immutable(value):
+                    return False
+            continue
+        for part in parts:
+            if part.__globals__.get("__name__") in ("dataclasses", "reprlib"):
+                continue  # a dataclass's repr; what it notes is gone when it returns
+            if not _is_stateless(part, seen):
+                return False
+            assigned.update(_assigned_attributes(part.__code__))
+    return fixed.isdisjoint(assigned)
+
+
+def _functions_in(value: Any) -> list[types.FunctionType] | None:
+    """Return the functions that an attribute of a class is made of; None if it is no such thing."""
+    if isinstance(value, _SLOTS):
+        return []
+    parts = [value]
+    if isinstance(value, staticmethod | classmethod):
+        parts = [value.__func__]
+    elif type(value) is property:
+        parts = [part for part in (value.fget, value.fset, value.fdel) if part is not None]
+    return parts if all(type(part) is types.FunctionType for part in parts) else None
+
+
+def _assigned_attributes(code: types.CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("STORE_ATTR", "DELETE_ATTR"):
+            yield instruction.argval
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _assigned_attributes(inner)
+
+
+def _is_of_a_module(cls: type) -> bool:
+    return cls.__module__ != "__main__" and "<locals>" not in cls.__qualname__
+
+
 def _is_settled(value: Any, seen: set[int]) -> bool:
     if _is_immutable(value) or isinstance(value, types.ModuleType):
         return True
     if isinstance(value, type):
-        return value.__module__ != "__main__" and "<locals>" not in value.__qualname__
+        return id(value) in seen or _is_of_a_module(value)
     return _is_stateless(value, seen)
 
 
