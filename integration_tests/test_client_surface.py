@@ -403,3 +403,10 @@ def test_records_of_executes_and_resubmissions(cluster: Any, client: ipf.Client)
         metadata = other.get_result(again.msg_ids[0]).metadata
         assert metadata.execute_input == "6 * 7"
         assert metadata.execute_result["data"]["text/plain"] == "42"
+
+
+def test_a_client_of_a_cluster_object(cluster: Any) -> None:
+    """`Client(cluster=cluster)` finds that cluster, and knows it."""
+    with ipf.Client(cluster=cluster) as rc:
+        assert rc.cluster is cluster
+        assert rc[0].apply_sync(abs, -3) == 3

@@ -90,7 +90,8 @@ class Client(HubQueries, Observations, EngineControls, ClientWaits):
             profile_dir: its directory instead.
             ipython_dir: where profiles are, instead of ``~/.ipython``.
             cluster_id: which cluster of the profile.
-            cluster: the `Cluster` object this client belongs to.
+            cluster: the `Cluster` object this client belongs to; where nothing else says which, the
+                one to connect to.
             timeout: seconds to wait for the file, and for the controller's answer.
             reconnect_timeout: seconds to wait, later, for a controller that died or cannot be
                 reached to be back; 0 for not at all. None for what the cluster is set up for.
@@ -123,8 +124,11 @@ class Client(HubQueries, Observations, EngineControls, ClientWaits):
         self._kept: deque[AsyncResult] = deque(maxlen=16)
         self._forgotten = 0
         self._dask_scheduler: int | None = None
+        where = connection_info if connection_info is not None else url_file
+        if where is None and cluster is not None and not (profile or profile_dir or cluster_id):
+            profile_dir, cluster_id = cluster.profile_dir, cluster.cluster_id
         info = find_connection(
-            connection_info if connection_info is not None else url_file,
+            where,
             profile=profile,
             profile_directory=profile_dir,
             ipython_dir=ipython_dir,
