@@ -372,3 +372,6 @@ def test_who_is_only_taken_to_have_ended_well_is_looked_up_too(bench: Any) -> No
     bench.feed(ev.SubmitEvent(bench.CLIENT, [group], [frames]))
     bench.run_all()
     assert bench.ended[bench.CLIENT, 12][0] == m.OK
+    group, frames = bench.make_group(13, 1, follow=on(bench, 4))
+    bench.feed(ev.SubmitEvent(bench.CLIENT, [group], [frames]))
+    assert "not known any more" in bench.error(13).evalue

@@ -46,7 +46,8 @@ class Tracker:
         n_left: how many of them have not ended.
         n_wanted: how many have ended as wanted.
         engines: where these ran.
-        n_nowhere: how many of these ran nowhere.
+        n_nowhere: how many of these ran nowhere, or where nobody knows.
+        is_unsure: of some nobody knows where they ran.
         culprit: the first task that ended otherwise, and how.
         is_followed: some wait to run where its tasks ran.
         waiters: groups that wait for it, in the order in which they came.
@@ -57,6 +58,7 @@ class Tracker:
         "culprit",
         "engines",
         "is_followed",
+        "is_unsure",
         "key",
         "n_left",
         "n_nowhere",
@@ -75,6 +77,7 @@ class Tracker:
         self.engines: set[EngineId] = set()
         self.culprit: tuple[PeerId, int, State] | None = None
         self.is_followed = False
+        self.is_unsure = False
         self.waiters: dict[Blocked, None] = {}
         self.wanted = bytes(
             [State.OK] * dependency.success + [State.FAILED, State.ABORTED] * dependency.failure
@@ -110,6 +113,7 @@ class Tracker:
         self.n_wanted += n_wanted
         if n_wanted and engine < 0:
             self.n_nowhere += n_wanted
+            self.is_unsure = self.is_unsure or engine == UNSURE
         elif n_wanted:
             self.engines.add(engine)
         if n_wanted < len(states) and self.culprit is None:

@@ -106,7 +106,12 @@ def impossible(tracker: Tracker, name: str, group: TaskGroup) -> ErrorInfo:
         name: `after` or `follow`.
         group: its group.
     """
-    if not tracker.is_missed and tracker.n_nowhere:
+    if not tracker.is_missed and tracker.is_unsure:
+        text = (
+            "where one of the tasks that it is to follow ran is not known any more: the controller "
+            "was started anew since, and the records do not have it"
+        )
+    elif not tracker.is_missed and tracker.n_nowhere:
         text = "one of the tasks that it is to follow ran on no engine"
     elif not tracker.is_missed:
         places = sorted(tracker.engines)
