@@ -9,9 +9,10 @@ from ipyfleet_protocol.errors import RemoteError
 in_module = 1
 
 
-def missing(name):
+def missing(name, method="apply"):
     """A remote NameError."""
-    return RemoteError("NameError", f"name '{name}' is not defined", ["trace"], {"engine_id": 0})
+    where = {"engine_id": 0, "method": method}
+    return RemoteError("NameError", f"name '{name}' is not defined", ["trace"], where)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,18 @@ def test_a_name_that_exists_here(name, advice):
     assert error.render_traceback()[-1] == error.__notes__[0]
     assert advice in "".join(traceback.format_exception(error))
     assert (in_function, json.loads("1")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("in_module", "view.push(dict(in_module=in_module))"), ("json", "`%px import json`")],
+)
+def test_code_is_no_function(name, advice):
+    """For code that was executed nothing is said of arguments and decorators."""
+    error = missing(name, "execute")
+    add_hint([error])
+    assert advice in error.__notes__[0]
+    assert "@require" not in error.__notes__[0]
 
 
 def test_a_hint_is_given_once():

@@ -46,3 +46,10 @@ def test_same_errors_are_merged_and_many_shortened():
         "[12-13:execute] E: v (traceback as of [0-7:execute])"
     ]
     assert report.render(_errors([14], "G", "")) == ["[14:execute] G: v"]
+
+
+def test_notes_of_errors_are_shown():
+    """What an error advises (PEP 678) stands below its traceback."""
+    error = _errors([3], "NameError", "lines")[0]
+    error.add_note("do this")
+    assert ErrorReport(limit=4).render([error]) == ["[3:execute]\nlines at 0x7f03\ndo this"]

@@ -56,3 +56,14 @@ def test_suffixes_toggle_by_themselves(shell, view, client):
     shell.run_cell("%autopx_even")
     shell.run_cell("y = 1").raise_error()
     assert client.executed == [([0, 2], "x = 1\n")]
+
+
+def test_the_view_that_was_switched_on_last_takes_the_cells(shell, view, client):
+    """With two switched on the later one has the cells, and after it the earlier one again."""
+    from ipyfleet_magics import activate
+
+    activate(client[::2], "_even")
+    for cell in ("%autopx_even", "%autopx", "x = 1", "%autopx", "y = 1", "%autopx_even", "z = 1"):
+        shell.run_cell(cell).raise_error()
+    assert client.executed == [("all", "x = 1\n"), ([0, 2], "y = 1\n")]
+    assert shell.user_ns["z"] == 1

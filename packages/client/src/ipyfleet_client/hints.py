@@ -36,7 +36,8 @@ def add_hint(errors: Iterable[BaseException]) -> None:
         name = found[1]
         for scope in scopes:
             if name in scope:
-                error.add_note(_advice(name, scope[name]))
+                is_code = (error.engine_info or {}).get("method") == "execute"
+                error.add_note(_advice(name, scope[name], is_code=is_code))
                 break
 
 
@@ -57,14 +58,24 @@ def _scopes() -> list[Mapping[str, Any]]:
     return scopes
 
 
-def _advice(name: str, value: Any) -> str:
+def _advice(name: str, value: Any, *, is_code: bool) -> str:
     if isinstance(value, types.ModuleType):
         module = value.__name__
         statement = f"import {module}" if module == name else f"import {module} as {name}"
+        if is_code:
+            return (
+                f"{name!r} is a module that is imported here and not on the engine. Import it "
+                f"there: `%px {statement}`, or `with view.sync_imports(): {statement}`"
+            )
         return (
             f"{name!r} is a module that is imported here and not on the engine. Import it there: "
             f"`with view.sync_imports(): {statement}`, or @require({module!r}) on the function, or "
             f"view.execute({statement!r})"
+        )
+    if is_code:
+        return (
+            f"{name!r} exists here and not on the engine. Send it: view.push(dict({name}={name})) "
+            f"or view[{name!r}] = {name}"
         )
     return (
         f"{name!r} exists here and not on the engine, whose namespace the function sees. Send it: "

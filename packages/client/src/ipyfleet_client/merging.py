@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ipyfleet_protocol.errors import RemoteError
-from ipyfleet_protocol.errors.alike import ErrorKind, group_alike
+from ipyfleet_protocol.errors.alike import ErrorKind, group_alike, notes_of
 
 NAMED_MAX = 4
 """Up to so many engines have a line each, also when they say the same."""
@@ -51,7 +51,7 @@ class ErrorReport:
             return str(kind)
         self._shown.append(first)
         self._origins.append(kind.origin)
-        return "\n".join([kind.origin, *first.traceback])
+        return "\n".join([kind.origin, *first.traceback, *notes_of(first)])
 
     def _render_again(self, kind: ErrorKind, place: int) -> str:
         more = ErrorKind(kind.errors[1:])

@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ipyfleet_client.hints import add_hint
 from ipyfleet_client.merging import ErrorReport
 from ipyfleet_client.metadata import metadata_of
 from ipyfleet_client.outputs import ExecuteReply, TaskOutput
@@ -269,5 +270,7 @@ class OutputStreamer:
             else:
                 self._values.append((index, reply))
                 self._hold_endings(VALUES_S)
-        for text in self._report.render(error for _, error in failures):
+        errors = [error for _, error in failures]
+        add_hint(errors)
+        for text in self._report.render(errors):
             self._screen.show_error(text)

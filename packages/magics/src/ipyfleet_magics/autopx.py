@@ -16,6 +16,9 @@ from IPython.core.interactiveshell import InteractiveShell
 
 _OWN_MAGIC = re.compile(r"\s*%{1,2}(?:px|pxresult|pxconfig|autopx|result)\w*(?=\s|$)")
 
+_CALL = "get_ipython().run_cell_magic('px"
+"""What a redirected cell begins with."""
+
 
 class CellRedirection:
     """Sends the cells of a shell to the engines while it is on.
@@ -37,8 +40,10 @@ class CellRedirection:
         return self._transform in self._shell.input_transformers_cleanup
 
     def start(self) -> None:
-        """Redirect the cells that follow."""
-        self._shell.input_transformers_cleanup.append(self._transform)
+        """Redirect the cells that follow; before all others that do so, which find them taken."""
+        transformers: list[Any] = self._shell.input_transformers_cleanup
+        others = [k for k, other in enumerate(transformers) if hasattr(other, "redirects_to")]
+        transformers.insert(min(others, default=len(transformers)), self._transform)
 
     def stop(self) -> None:
         """Let the cells that follow run here again."""
@@ -50,13 +55,14 @@ class CellRedirection:
 
         marked: Any = redirect
         marked.has_side_effects = True
+        marked.redirects_to = f"px{self._suffix}"
         return redirect
 
     def _redirect(self, lines: list[str]) -> list[str]:
         first = next((line for line in lines if line.strip()), "")
-        if not first or _OWN_MAGIC.match(first):
+        if not first or _OWN_MAGIC.match(first) or first.startswith(_CALL):
             return lines
         end = next((k for k, line in enumerate(lines) if self._toggle.match(line)), len(lines))
         code = "".join(lines[:end])
-        call = f"get_ipython().run_cell_magic('px{self._suffix}', '', {code!r})\n"
+        call = f"{_CALL}{self._suffix}', '', {code!r})\n"
         return [call, *lines[end:]]
