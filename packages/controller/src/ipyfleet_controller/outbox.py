@@ -67,7 +67,7 @@ class Outbox:
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
-        # Past the wrapper in Python, for which there are kinds of sockets: 0.5 µs a frame.
+        # Past the wrapper in Python, which is there for other kinds of sockets: a call a frame.
         is_plain = type(socket) is zmq.Socket
         self._send: Callable[..., object] = (
             super(zmq.Socket, socket).send if is_plain else socket.send

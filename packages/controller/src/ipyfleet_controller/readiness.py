@@ -3,10 +3,9 @@
 What lives here: `Readiness`. What must not: what is read.
 
 Fast path: descriptors are polled, not sockets. `zmq.Poller` looks at each socket before and after
-it sleeps, which is six system calls more for each message (12 µs of the 195 that a round trip of
-one task cost the main thread). A zmq descriptor tells of news once, and whoever uses the socket may
-take the news away; so the ROUTER is looked at right before each sleep, and the callbacks of other
-sockets read until nothing is left.
+it sleeps: 16 of the 72 system calls that the round trip of a lone task took. A zmq descriptor tells
+of news once, and whoever uses the socket may take the news away; so the ROUTER is looked at right
+before each sleep, and the callbacks of other sockets read until nothing is left.
 """
 
 from __future__ import annotations
@@ -47,7 +46,8 @@ class Readiness:
     @property
     def has_message(self) -> bool:
         """Whether the ROUTER can be read."""
-        return bool(cast("int", self._socket.get(_EVENTS)) & _POLLIN)
+        events: Any = self._socket.get(_EVENTS)
+        return bool(events & _POLLIN)
 
     def wait(self, timeout_ms: int | None) -> bool:
         """Wait until something can be read, at most so long; call the callbacks.
@@ -55,13 +55,14 @@ class Readiness:
         Returns:
             Whether anything was ready. The ROUTER may have nothing, and something else news.
         """
-        has_message = self.has_message
-        ready = self._poller.poll(0 if has_message else timeout_ms)
+        if self.has_message:
+            timeout_ms = 0
+        ready = self._poller.poll(timeout_ms)
         for fd, _ in ready:
             callback = self._callbacks.get(fd)
             if callback is not None:
                 callback()
-        return has_message or bool(ready)
+        return bool(ready) or self.has_message
 
 
 def _descriptor(source: Any) -> int:

@@ -14,6 +14,11 @@ a ROUTER that only forwards takes 90; `benchmarks/controller_round_trip.py`):
 - the socket is asked whether more is there; `zmq.Again` is not waited for: -20
 - flags of sends are plain ints (in `outbox`), not `|` of enum members: -10
 - records are written after a pause, not between submission and result: -25
+
+Later ones, in Python calls of that round trip, of 230 (156 are left), since others use the machine
+on which they were made: who has sent a message is remembered (`_identify`, -22), a lone task is
+placed without having waited (`scheduler.placing`, -27), nothing is placed where nothing waits (-8).
+How the loop waits without asking sockets is in `readiness`.
 """
 
 from __future__ import annotations
@@ -259,9 +264,9 @@ class Router:
 
     def _receive(self) -> None:
         """Take in the messages that are there."""
-        events = self._socket.get
+        events: Callable[[int], Any] = self._socket.get
         for _ in range(MESSAGES_PER_TURN):
-            if not cast("int", events(_EVENTS)) & _POLLIN:
+            if not events(_EVENTS) & _POLLIN:
                 return
             parts = self._receive_parts()
             self.n_received += 1
@@ -348,7 +353,7 @@ class Router:
     # -- in -----------------------------------------------------------------------------------
 
     def _dispatch(self, parts: list[Frame]) -> None:
-        address = cast("bytes", parts[0])
+        address: Any = parts[0]
         sender = self._senders.get(address)
         if sender is None or self._key_part is not None or len(parts) < 2:
             sender = self._identify(parts)
@@ -390,7 +395,7 @@ class Router:
         """Find out who has sent a message; None if that was turned away.
 
         Fast path: what was found is used again for further messages from the same socket, until
-        anything happens in the hub; that saved 12 µs a message.
+        anything happens in the hub: 22 of the 178 Python calls of a lone task's round trip.
         """
         address = cast("bytes", parts[0])
         name = split_routing_id(address)

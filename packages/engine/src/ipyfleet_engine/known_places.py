@@ -4,7 +4,7 @@ What lives here: `KnownPlaces`. What must not: rendering.
 
 Fast path: IPython takes 8 ms to render an error, and of the tasks of a map that fail most do so in
 one place. What is shown of two such errors differs in the message alone, which stands at the end:
-that is put in the place of the other one. A thousand failing tasks: 40 µs of the engine for each.
+that is put in the place of the other one: two engines end 6,000 failing tasks a second, not 110.
 """
 
 from __future__ import annotations

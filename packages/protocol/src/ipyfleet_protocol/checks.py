@@ -79,7 +79,7 @@ def _complain(complaint: str, *values: object) -> NoReturn:
 
 
 # The checks of what each task's way consists of (`Submit`, `RunTasks`, `Results`) test in place
-# instead of calling `_require`: 9 µs instead of 16 for the three of a lone task.
+# instead of calling `_require`: 22 of the 230 Python calls of a lone task in the controller.
 
 
 def _check_peer(peer: bytes, what: str = "peer id") -> None:

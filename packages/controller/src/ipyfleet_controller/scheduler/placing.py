@@ -55,7 +55,7 @@ class Placer:
         """Place a task that any engine may run, if nothing else waits and an engine has nothing.
 
         Fast path: what `place` would do with it, without a lane that is made and dropped, shares
-        and rounds: 10 µs less of the scheduler's 47 for a lone task. `place` returns it.
+        and rounds: 27 of the 183 Python calls of its round trip. `place` returns it.
         """
         state = self._state
         if state.waiting.n_tasks or not state.open:
