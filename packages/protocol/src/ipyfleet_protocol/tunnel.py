@@ -36,13 +36,14 @@ _STOP_S = 2.0
 _SAID_MAX_BYTES = 4096
 
 # The reader of the pipe is ended too, or it would wait for a line after ssh has failed by itself.
+# It ends ssh last, since it is ended itself when ssh has ended.
 _KEEPER = """
 directory=$1
 shift
 exec 3<&0
 "$@" </dev/null 3<&- &
 ssh=$!
-{ read line; kill $ssh; rm -rf "$directory"; } <&3 2>/dev/null &
+{ read line; rm -rf "$directory"; kill $ssh; } <&3 2>/dev/null &
 lease=$!
 exec 3<&-
 trap 'kill $ssh' TERM
