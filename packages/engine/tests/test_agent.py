@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -170,6 +171,33 @@ def test_a_busy_engine_stops_too(controller: Any, code: str) -> None:
     controller.send(engine, Channel.CONTROL, m.EngineControl(controller.client, 1, m.StopEngine()))
     controller.expect(m.Goodbye, engine)
     assert agent.wait(10) == 0
+
+
+@pytest.mark.parametrize("method", ["apply", "execute"])
+def test_a_task_of_an_engine_that_is_stopped(controller: Any, method: Any, tmp_path: Path) -> None:
+    """It ends with an EngineError that says so, not with what ends it inside of the engine."""
+    agent = controller.start("-n=1")
+    [engine] = controller.wait_engines(1)
+    controller.until(lambda: len(controller.hellos) == 2)
+    up = tmp_path / "up"
+
+    def wait_long(up: str) -> None:
+        import pathlib
+        import time
+
+        pathlib.Path(up).touch()
+        time.sleep(60)
+
+    if method == "apply":
+        [seq] = controller.run(engine, "apply", [((str(up),), {})], wait_long)
+    else:
+        code = f"import pathlib, time\npathlib.Path({str(up)!r}).touch()\ntime.sleep(60)"
+        [seq] = controller.run(engine, "execute", [code])
+    controller.until(up.exists)
+    assert controller.stop(agent) == 0
+    [ended] = controller.results([seq])
+    assert (ended.error.ename, ended.error.own) == ("EngineError", True)
+    assert "told to stop" in ended.error.evalue
 
 
 def test_the_agent_relays_signals(controller: Any) -> None:

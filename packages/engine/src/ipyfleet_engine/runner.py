@@ -64,6 +64,8 @@ _ELSEWHERE = (
     "joined when they were there already; make the call again, and they travel in the message"
 )
 
+_STOPPED = "the engine was told to stop while it ran the task"
+
 Visit = Callable[[], Coroutine[Any, Any, None]]
 """Work that is no task, awaited between two tasks."""
 
@@ -315,6 +317,8 @@ class TaskRunner:
         """
         if self._was_cancelled(task):
             self.outcomes.abort(task, error)
+        elif self._was_stopped(error):
+            self.outcomes.fail_own(task, "EngineError", _STOPPED)
         elif task.piece.info.balanced and is_unmet(error):
             self.outcomes.turn_down(task, error)
         else:
@@ -322,6 +326,10 @@ class TaskRunner:
 
     def _was_cancelled(self, task: RunningTask) -> bool:
         return self._interrupts.hit == task.piece.info.ordinal + task.index
+
+    def _was_stopped(self, error: object) -> bool:
+        # Raised in user code where SIGTERM or the controller's word found it.
+        return self.stopping and isinstance(error, SystemExit)
 
     def _fail_unknown(self, task: RunningTask) -> None:
         function = task.piece.function
@@ -405,6 +413,8 @@ class TaskRunner:
             was_cancelled = self._was_cancelled(task)
             if was_cancelled:
                 self.outcomes.abort(task, reply.get("exception"))
+            elif self._was_stopped(reply.get("exception")):
+                self.outcomes.fail_own(task, "EngineError", _STOPPED)
             else:
                 self.outcomes.fail_execute(task, reply)
         if not info.silent and not was_cancelled:
