@@ -28,11 +28,15 @@ def nap(seconds: float) -> float:
     return seconds
 
 
-def endless() -> Iterator[int]:
-    """Numbers, slowly."""
-    for number in itertools.count():
+class Endless(Iterator[int]):
+    """Numbers, slowly; unlike a generator it goes on after an exception."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def __next__(self) -> int:
         time.sleep(0.001)
-        yield number
+        return next(self._numbers)
 
 
 def interrupt_when(condition: Callable[[], object]) -> threading.Thread:
@@ -144,7 +148,7 @@ def test_a_wait(rc: ipf.Client, name: str) -> None:
 
 def test_a_lazy_map(rc: ipf.Client) -> None:
     """A lazy map that was interrupted goes on where it was, with no value lost or twice."""
-    stream = rc.load_balanced_view().imap(lambda x: (nap(0.005), x)[1], endless())
+    stream = rc.load_balanced_view().imap(lambda x: (nap(0.005), x)[1], Endless())
     taken: list[int] = []
     for _ in range(3):
         sender = interrupt_when(lambda: True)
@@ -152,7 +156,7 @@ def test_a_lazy_map(rc: ipf.Client) -> None:
             _repeat(lambda: taken.append(next(stream)))
         sender.join()
     taken += itertools.islice(stream, 20)
-    # What was on its way from `next` to the name when the interrupt came is Python's loss.
+    # What was on its way from `next` to the list when the interrupt came is Python's loss.
     assert taken == sorted(set(taken))
     assert taken[-1] - len(taken) < 3
     stream.cancel()

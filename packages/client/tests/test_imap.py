@@ -91,6 +91,32 @@ def test_wrong_window(view, wrong):
         view.imap(abs, [1], max_outstanding=wrong)
 
 
+class Interrupted:
+    """Numbers; before the fourth the user presses Ctrl-C."""
+
+    def __init__(self):
+        self.numbers = itertools.count()
+        self.left = 3
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.left -= 1
+        if self.left == -1:
+            raise KeyboardInterrupt
+        return next(self.numbers)
+
+
+def test_an_interrupt_loses_nothing_of_the_input(view):
+    """What had been taken when Ctrl-C came is submitted by the next call."""
+    values = view.imap(abs, Interrupted(), max_outstanding=10)
+    with pytest.raises(KeyboardInterrupt):
+        next(values)
+    assert [next(values) for _ in range(20)] == list(range(20))
+    values.cancel()
+
+
 def test_memory_is_freed_as_values_are_consumed(view):
     """Consumed works are forgotten."""
     values = view.imap(abs, range(2000), max_outstanding=16)

@@ -51,6 +51,8 @@ class LazyMapIterator(Iterator[Any]):
         self._view = view
         self._function = function
         self._items = items
+        self._taken: list[tuple[Any, ...]] = []
+        """Taken from the input and not submitted yet; a Ctrl-C while the input is slow keeps it."""
         self._ordered = ordered
         self._return_exceptions = return_exceptions
         self._spec = view._spec()
@@ -125,24 +127,25 @@ class LazyMapIterator(Iterator[Any]):
             if self._bytes >= WINDOW_MAX_BYTES and self._works:
                 break
             lot = min(1024, 1024 if wanted is None else wanted)
-            submitted = self._submit(self._take(lot))
+            self._take(lot)
+            submitted = self._submit()
             if wanted is not None:
                 wanted -= submitted
         self._filled_at = time.monotonic()
 
-    def _take(self, count: int) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = []
+    def _take(self, count: int) -> None:
+        rows = self._taken
         try:
-            rows.extend(islice(self._items, count))
+            rows.extend(islice(self._items, max(0, count - len(rows))))
         except Exception as error:  # noqa: BLE001 - the user's, raised again later
             # The input's own error: told to the consumer after the values before it.
             self._failure = error
             self._exhausted = True
         if len(rows) < count:
             self._exhausted = True
-        return rows
 
-    def _submit(self, rows: list[tuple[Any, ...]]) -> int:
+    def _submit(self) -> int:
+        rows, self._taken = self._taken, []
         if not rows:
             return 0
         view = self._view
