@@ -17,7 +17,7 @@ import pytest
 import ipyfleet as ipf
 from ipyfleet.error import EngineError, KernelError, TaskAborted
 from ipyfleet_cluster.processes import ProcessRef
-from ipyfleet_protocol.connection import load_connection_file
+from ipyfleet_protocol.connection import ConnectionInfo, load_connection_file
 from ipyfleet_testing.chaos import RESPAWN_ARGS, EngineKiller, RunLog, value_of
 from ipyfleet_testing.cluster import ClusterFactory
 from ipyfleet_testing.waiting import wait_until
@@ -259,6 +259,77 @@ def test_nobody_restarts_it(cluster_factory: ClusterFactory) -> None:
         cluster.controller.signal(signal.SIGKILL)
         with pytest.raises(KernelError, match="has died"):
             result.get(10)
+
+
+def test_a_controller_that_is_given_up(
+    cluster_factory: ClusterFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a controller that dies too often is told at once, and nothing is left."""
+    monkeypatch.setattr("ipyfleet_cluster.restarting.RESTARTS_MAX", 1)
+    cluster = cluster_factory(n=2)
+    with contextlib.closing(cluster.connect_client_sync()) as rc:
+        pids = rc[:].apply_sync(os.getpid)
+        result = rc[0].apply_async(time.sleep, 60)
+        kill_controller(cluster)
+        wait_until(lambda: not rc.session.reconnecting)
+        assert cluster.controller is not None
+        cluster.controller.signal(signal.SIGKILL)
+        with pytest.raises(KernelError, match="its cluster was stopped"):
+            result.get(15)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        assert _find_traces(rc.session.info) == []
+
+
+def test_a_cluster_that_is_stopped_while_its_controller_is_dead(
+    cluster_factory: ClusterFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients do not go on waiting for a controller that nobody will start any more."""
+    monkeypatch.setattr("ipyfleet_cluster.restarting.FIRST_DELAY_S", 60.0)
+    cluster = cluster_factory(n=1)
+    with contextlib.closing(cluster.connect_client_sync()) as rc:
+        result = rc[0].apply_async(time.sleep, 60)
+        assert cluster.controller is not None
+        cluster.controller.signal(signal.SIGKILL)
+        wait_until(lambda: rc.session.reconnecting)
+        cluster.stop_cluster_sync()
+        with pytest.raises(KernelError, match="its cluster was stopped"):
+            result.get(15)
+        assert _find_traces(rc.session.info) == []
+
+
+def test_controller_and_owner_are_killed(tmp_path: Path) -> None:
+    """Nobody is left to start the controller again: engines end, and remove what is left of it."""
+    profile = tmp_path / "profile"
+    code = f"""
+import signal
+from ipyfleet import Cluster
+
+cluster = Cluster(n=1, cluster_id="c", profile_dir={str(profile)!r})
+rc = cluster.start_and_connect_sync()
+print("up", flush=True)
+signal.pause()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"up\n"
+        info = load_connection_file(profile / "security" / "ipyfleet-c-client.json")
+        with ipf.Client(profile_dir=profile, cluster_id="c") as rc:
+            result = rc[0].apply_async(time.sleep, 60)
+            pid = info.pid
+            owner.send_signal(signal.SIGSTOP)
+            ProcessRef.of(pid).signal(signal.SIGKILL)
+            wait_until(lambda: rc.session.reconnecting)
+            owner.kill()
+            with pytest.raises((KernelError, EngineError)):
+                result.get(PATIENCE_S)
+    wait_until(lambda: not _find_traces(info))
+    wait_until(lambda: list((profile / "security").iterdir()) == [])
+
+
+def _find_traces(info: ConnectionInfo) -> list[Path]:
+    """Return what there is of a controller's files outside of its profile."""
+    sockets = Path(info.urls[0].removeprefix("ipc://")).parent
+    return [path for path in (sockets, Path(info.blob_dir)) if path.exists()]
 
 
 def test_a_client_that_does_not_want_to_wait(cluster_factory: ClusterFactory) -> None:
