@@ -68,6 +68,32 @@ def test_generators_and_timeouts(backend: str) -> None:
     assert list(values) == list(range(9))
 
 
+def test_an_array_of_all_calls_is_written_once(backend: str, client: ipf.Client) -> None:
+    """An array that all calls have is in shared memory once while a loop runs, and then no more;
+    what a call writes into its argument no other sees.
+    """
+    blobs = client.session.submit.blobs
+    assert blobs is not None
+    data = np.zeros(1 << 18)
+
+    def add(array: np.ndarray, number: int) -> float:
+        array[0] += number
+        return float(array[0])
+
+    before, most = blobs.held_bytes, []
+
+    def calls() -> Iterator[object]:
+        for number in range(100):
+            most.append(blobs.held_bytes - before)
+            yield joblib.delayed(add)(data, number)
+
+    # Each call in a batch of its own: within a batch there is one array.
+    values = joblib.Parallel(batch_size=1, pre_dispatch="all")(calls())
+    assert values == [float(number) for number in range(100)]
+    assert max(most) <= 2 * data.nbytes
+    assert blobs.held_bytes == before
+
+
 @pytest.mark.timeout(120)
 def test_grid_search(backend: str) -> None:
     """`GridSearchCV(n_jobs=-1)` finds on the engines what it finds in this process."""

@@ -23,6 +23,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
+    from ipyfleet_client.submission import Submitter
     from ipyfleet_client.views.balanced import LoadBalancedView
 
 
@@ -50,6 +51,7 @@ class FleetBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         self._view = view
         self._find_view = find_view
         self._executor: ViewExecutor | None = None
+        self._loop_of: Submitter | None = None
 
     @property
     def view(self) -> LoadBalancedView:
@@ -88,6 +90,18 @@ class FleetBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
     def retrieve_result_callback(self, out: ExecutorFuture) -> Any:
         """Return a batch's results, or raise what a job of it raised; joblib calls this."""
         return out.result()
+
+    def start_call(self) -> None:
+        """Have arrays that come again written once; joblib calls this when a loop begins."""
+        self._loop_of = self.view.client.session.submit
+        self._loop_of.repeated.begin()
+
+    def stop_call(self) -> None:
+        """Free them; joblib calls this when a loop has ended, however."""
+        submit, self._loop_of = self._loop_of, None
+        if submit is not None:
+            blobs = submit.blobs
+            submit.repeated.end(blobs.release if blobs is not None else lambda handle: None)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Take back what has not started: a job has failed."""

@@ -30,6 +30,7 @@ from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.io import Wire
 from ipyfleet_client.link import ClientLink
 from ipyfleet_client.pending import Work
+from ipyfleet_client.repeated import RepeatedBuffers
 from ipyfleet_client.retention import Retained, submit_again
 from ipyfleet_protocol.blobs import BLOB_MIN_BYTES, BlobStore
 from ipyfleet_protocol.codec import encode, encode_part
@@ -125,12 +126,14 @@ class Submitter:
         peer: the client.
         host: the client's host id.
         blobs: where large arguments go, or None for "nowhere"; set when the client has joined.
+        repeated: those that loops pass again and again.
     """
 
     def __init__(self, peer: PeerId, host: str, link: ClientLink) -> None:
         self.peer = peer
         self.host = host
         self.blobs: BlobStore | None = None
+        self.repeated = RepeatedBuffers()
         self.wire: Wire | None = None
         self._link = link
         self._lock = threading.Lock()
@@ -284,6 +287,10 @@ class Submitter:
                 if local is None:
                     engines = self._link.engines
                     local = engines.are_on_host(self.host, targets or spec.targets)
+                handle = self.repeated.find(view, self.blobs.put) if local else None
+                if handle is not None:
+                    out.append((encode_part(handle), True))
+                    continue
                 handle = self.blobs.put(view) if local else None
                 if handle is not None:
                     work.blobs.append(handle)
