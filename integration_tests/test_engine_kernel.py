@@ -302,7 +302,8 @@ def test_data_arrives_while_the_task_runs(engine: DirectView) -> None:
     run(engine, "import threading\npublished = threading.Event()")
     result = engine.apply_async(publish)
     assert until(lambda: result.data.get("step") == 2)
-    assert result.data == {"step": 2, "name": "first"} and not result.ready()
+    assert result.data == {"step": 2, "name": "first"}
+    assert not result.ready(), result.exception()
     engine.client.send_signal(signal.SIGINT, block=True)
     result.wait(TIMEOUT_S)
 
