@@ -509,7 +509,7 @@ def _answers(database: TaskDatabase, queries: list[Any]) -> list[Any]:
 
 
 @hypothesis.settings(
-    max_examples=60,
+    max_examples=30,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(
