@@ -129,7 +129,7 @@ class DirectView(View):
         function = self._pack_function(f)
         engines, _ = self._resolve(None)
         # A part of a range is a range: half of the CPU time that a long map took here was lists.
-        lists = [s if isinstance(s, range) else as_sequence(s) for s in sequences]
+        lists: list[Any] = [s if isinstance(s, range) else as_sequence(s) for s in sequences]
         count = min(len(sequence) for sequence in lists)
         parts = min(count, len(engines))
         chunks = sizes(count, parts) if parts else []
