@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
+from ipyfleet_controller.database.base import Limits, TaskDatabase
+from ipyfleet_controller.database.memory import MemoryDatabase
+from ipyfleet_controller.database.sqlite import SQLiteDatabase
 from ipyfleet_controller.scheduler import events as ev
 from ipyfleet_controller.scheduler.core import SchedulerCore
 from ipyfleet_controller.scheduler.instructions import (
@@ -531,3 +535,35 @@ def postgres_server() -> Iterator[_Postgres]:
 def own_postgres_server() -> Iterator[_Postgres]:
     """A server that a test may stop."""
     yield from _run_postgres()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def make_database(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[..., TaskDatabase]]:
+    """Makes databases of one backend. Where `again` is true it has what the one before had, if the
+    backend keeps anything.
+    """
+    with ExitStack() as stack:
+        if request.param == "postgresql":
+            server = request.getfixturevalue("postgres_server")
+            stack.callback(server.drop_schemas)
+        number = 0
+
+        def make(again: bool = False, **limits: Any) -> TaskDatabase:
+            nonlocal number
+            number += not again
+            database: TaskDatabase
+            if request.param == "memory":
+                chosen = {key: value for key, value in limits.items() if key != "result_bytes"}
+                database = MemoryDatabase(**chosen)
+            elif request.param == "sqlite":
+                database = SQLiteDatabase(tmp_path / f"tasks-{number}.db", Limits(**limits))
+            else:
+                from ipyfleet_controller.database.postgresql import PostgreSQLDatabase
+
+                database = PostgreSQLDatabase(server.url, f"s{number}", Limits(**limits))
+            stack.callback(database.close)
+            return database
+
+        yield make
