@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+import pytest
 
 from ipyfleet_client.repeated import RepeatedBuffers
 from ipyfleet_protocol.messages import BlobHandle
+
+np = pytest.importorskip("numpy")
 
 
 class _Store:
