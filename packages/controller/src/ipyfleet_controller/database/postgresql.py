@@ -27,6 +27,10 @@ CONNECT_PATIENCE_S = 5
 STATEMENT_PATIENCE_MS = 30_000
 """How long the server may take."""
 
+LOCK_PATIENCE_MS = 2_000
+"""How long another controller may still hold the schema: the server needs a moment to notice that a
+connection has ended, and a controller that is started again is often quicker."""
+
 ANSWER_PATIENCE_MS = 10_000
 """How long what was sent may stay unacknowledged, over TCP, until the server counts as gone."""
 
@@ -85,16 +89,22 @@ class PostgreSQLConnection:
             )
         try:
             with _translated():
-                key = f"ipyfleet {schema}"
-                [(is_ours,)] = self.rows("SELECT pg_try_advisory_lock(hashtext(?))", (key,))
-                if not is_ours:
-                    raise DatabaseUnavailable(f"another controller uses the schema {schema}")
+                self._lock(schema)
                 name = sql.Identifier(schema)
                 self._library.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
                 self._library.execute(sql.SQL("SET search_path TO {}").format(name))
         except BaseException:
             self._library.close()
             raise
+
+    def _lock(self, schema: str) -> None:
+        try:
+            with self._library.transaction():
+                self._library.execute(f"SET LOCAL lock_timeout = {LOCK_PATIENCE_MS}")
+                key = f"ipyfleet {schema}"
+                self._library.execute("SELECT pg_advisory_lock(hashtext(%s))", (key,))
+        except errors.LockNotAvailable as error:
+            raise DatabaseUnavailable(f"another controller uses the schema {schema}") from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
