@@ -292,15 +292,15 @@ def test_200_megabytes_block_and_grow_nothing(engine: DirectView, code: str) -> 
 def test_data_arrives_while_the_task_runs(engine: DirectView) -> None:
     """publish_data fills ar.data before the task has ended; later values replace earlier ones."""
 
-    def publish() -> None:
+    def publish(published: Any) -> None:
         from ipyfleet import publish_data
 
         publish_data({"step": 1, "name": "first"})
         publish_data({"step": 2})
-        globals()["published"].wait(60)
+        published.wait(60)
 
     run(engine, "import threading\npublished = threading.Event()")
-    result = engine.apply_async(publish)
+    result = engine.apply_async(publish, ipf.Reference("published"))
     assert until(lambda: result.data.get("step") == 2)
     assert result.data == {"step": 2, "name": "first"}
     assert not result.ready(), result.exception()
