@@ -98,9 +98,8 @@ def test_a_database_that_does_not_take_it_is_an_error(start: Any) -> None:
         assert msgspec.msgpack.decode(_ask(peers, client, m.DetachClient()).content) == 2
 
 
-def test_detached_tasks_do_not_need_their_clients_shared_memory(bench: Any, tmp_path: Path) -> None:
-    """Blobs become buffers, in the records and for the engines that are there."""
-    store = BlobStore(tmp_path, bench.CLIENT)
+def _submit_blob(bench: Any, store: BlobStore) -> bytes:
+    """Submit a task that has its argument in shared memory and stays queued; return the content."""
     content = os.urandom(300_000)
     handle = store.put(content)
     assert handle is not None
@@ -110,8 +109,15 @@ def test_detached_tasks_do_not_need_their_clients_shared_memory(bench: Any, tmp_
     group = m.Group(0, 1, m.Options("execute"), None, columns)
     bench.join(0)
     bench.places = False
-    state = bench.core.state
     bench.feed(ev.SubmitEvent(bench.OTHER, [group], [SliceFrames([], frames)]))
+    return content
+
+
+def test_detached_tasks_do_not_need_their_clients_shared_memory(bench: Any, tmp_path: Path) -> None:
+    """Blobs become buffers, in the records and for the engines that are there."""
+    store = BlobStore(tmp_path, bench.CLIENT)
+    content = _submit_blob(bench, store)
+    state = bench.core.state
     [detached] = detach_groups(state, bench.OTHER, tmp_path, 0.0)
     store.close()
     assert not detached.group.columns.blobs
@@ -122,17 +128,7 @@ def test_detached_tasks_do_not_need_their_clients_shared_memory(bench: Any, tmp_
 
 def test_tasks_of_a_client_that_is_gone_keep_their_arguments(bench: Any, tmp_path: Path) -> None:
     """Its shared memory is removed some time after its end; its tasks may wait for longer."""
-    content = os.urandom(300_000)
-    store = BlobStore(tmp_path, bench.OTHER)
-    handle = store.put(content)
-    assert handle is not None
-    writer = PayloadWriter()
-    writer.append(b"pickle", [(encode_part(handle), True)])
-    columns, frames = writer.finish()
-    group = m.Group(0, 1, m.Options("execute"), None, columns)
-    bench.join(0)
-    bench.places = False
-    bench.feed(ev.SubmitEvent(bench.OTHER, [group], [SliceFrames([], frames)]))
+    content = _submit_blob(bench, BlobStore(tmp_path, bench.OTHER))
     take_in_blobs(bench.core.state, bench.OTHER, tmp_path)
     assert sweep_blobs(tmp_path, bench.OTHER) == 1
     [live] = bench.core.state.groups[bench.OTHER].live()

@@ -38,6 +38,8 @@ _BY_REFERENCE_END = b"\x93\x94."
 _LOOKS = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
 # What `__slots__` and a class's own making leave in a class.
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_ASSIGNS = ("STORE_ATTR", "DELETE_ATTR")
+_READS_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 _LruCacheWrapper = type(functools.lru_cache(lambda: None))
 
 
@@ -312,7 +314,7 @@ def _is_stateless_class(cls: type, seen: set[int]) -> bool:
                 continue  # a dataclass's repr; what it notes is gone when it returns
             if not _is_stateless(part, seen):
                 return False
-            assigned.update(_assigned_attributes(part.__code__))
+            assigned.update(_names_in(part.__code__, _ASSIGNS))
     return fixed.isdisjoint(assigned)
 
 
@@ -326,15 +328,6 @@ def _functions_in(value: Any) -> list[types.FunctionType] | None:
     elif type(value) is property:
         parts = [part for part in (value.fget, value.fset, value.fdel) if part is not None]
     return parts if all(type(part) is types.FunctionType for part in parts) else None
-
-
-def _assigned_attributes(code: types.CodeType) -> Iterator[str]:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("STORE_ATTR", "DELETE_ATTR"):
-            yield instruction.argval
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            yield from _assigned_attributes(inner)
 
 
 def _is_of_a_module(cls: type) -> bool:
@@ -371,7 +364,7 @@ def _self_name(f: Any) -> str:
     func = _innermost(f)
     if func is None:
         return ""
-    for name in _global_names(func.__code__):
+    for name in _names_in(func.__code__, _READS_GLOBAL):
         if func.__globals__.get(name) is f:
             return name
     return ""
@@ -398,10 +391,11 @@ def _innermost(f: Any) -> types.FunctionType | None:
     return f if type(f) is types.FunctionType and is_main_function(f) else None
 
 
-def _global_names(code: types.CodeType) -> Iterator[str]:
+def _names_in(code: types.CodeType, operations: tuple[str, ...]) -> Iterator[str]:
+    """Yield the names that a function, and those inside it, apply one of the operations to."""
     for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        if instruction.opname in operations:
             yield instruction.argval
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
-            yield from _global_names(inner)
+            yield from _names_in(inner, operations)
