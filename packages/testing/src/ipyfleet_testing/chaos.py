@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +26,7 @@ RESPAWN_ARGS = ["--respawn=on_failure", "--respawn-delay=0.1", "--IPEngineApp.re
 """Arguments of engines of which many are to be killed."""
 
 _RECORD_BYTES = 4
+_HOLD = "hold"
 
 
 @functools.cache
@@ -39,6 +40,14 @@ def record_run(folder: str, pause_s: float, number: int) -> int:
     if pause_s:
         time.sleep(pause_s)
     return value_of(number)
+
+
+def record_run_and_hold(folder: str, last: int, number: int) -> int:
+    """Do what `record_run` does; task `last` returns only when the log no longer holds it."""
+    value = record_run(folder, 0.0, number)
+    while number == last and os.path.exists(f"{folder}/{_HOLD}"):
+        time.sleep(0.002)
+    return value
 
 
 def value_of(number: int) -> int:
@@ -62,6 +71,16 @@ class RunLog:
         """Return a `function` that takes so long."""
         return functools.partial(record_run, str(self._folder), pause_s)
 
+    @contextlib.contextmanager
+    def holding(self, last: int) -> Iterator[Callable[[int], int]]:
+        """Yield a `function` that returns for task `last` only when the context is left."""
+        hold = self._folder / _HOLD
+        hold.touch()
+        try:
+            yield functools.partial(record_run_and_hold, str(self._folder), last)
+        finally:
+            hold.unlink()
+
     def count(self) -> Counter[int]:
         """Return how often each task was begun."""
         runs: Counter[int] = Counter()
@@ -82,7 +101,7 @@ class RunLog:
 class EngineKiller:
     """Kills engines at random, in a thread, each after a certain number of further runs.
 
-    A context manager: leaving it waits for the last kill.
+    A context manager: leaving it stops the killing.
 
     Attributes:
         kills: how many engines it has killed.
@@ -120,6 +139,16 @@ class EngineKiller:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._random.choice(pids), signal.SIGKILL)
                     self.kills += 1
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the last kill.
+
+        Raises:
+            TimeoutError: it was not done in time.
+        """
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise TimeoutError(f"{self.kills} of {self._count} kills in {timeout_s:.0f} s")
 
     def __enter__(self) -> EngineKiller:
         self._thread.start()
@@ -181,7 +210,10 @@ def kill_engines(
         view = rc.load_balanced_view(retries=kills)
         began = time.monotonic()
         with EngineKiller(find_pids, is_due, kills) as killer:
-            result = view.map_async(log.function, range(tasks), chunksize=1)
+            # The last task outlasts the last kill, or a fast map might be over before it.
+            with log.holding(tasks - 1) as function:
+                result = view.map_async(function, range(tasks), chunksize=1)
+                killer.wait(timeout_s)
             values = result.get(timeout_s)
         took_s = time.monotonic() - began
         right = sum(value == value_of(number) for number, value in enumerate(values))
