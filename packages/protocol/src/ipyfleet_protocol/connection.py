@@ -81,7 +81,7 @@ class ConnectionInfo(msgspec.Struct):
         protocol: the writer's `messages.PROTOCOL_VERSION`.
         instance: 16 random bytes in hex; names this run of the controller.
         role: whose file it is.
-        urls: where the controller listens, ``ipc://`` first, then ``tcp://``.
+        urls: where the controller listens, ``unix://`` first, then ``tcp://``.
         host: `host_id` of the controller.
         hostname: its host's name, for messages.
         location: the address at which other hosts reach it.
@@ -273,8 +273,8 @@ def check_alive(info: ConnectionInfo) -> None:
     )
 
 
-def pick_url(info: ConnectionInfo) -> str:
-    """Return the address to connect to: ``ipc://`` on the controller's host, ``tcp://`` elsewhere.
+def pick_url(info: ConnectionInfo, scheme: str = "ipc://") -> str:
+    """Return the address to connect to: ``unix://`` on the controller's host, ``tcp://`` elsewhere.
 
     On the same host ``tcp://`` is taken too where the socket's path is not there: file systems may
     be private though the host is the same.
@@ -284,9 +284,9 @@ def pick_url(info: ConnectionInfo) -> str:
     """
     if info.tunnel:
         return info.tunnel
-    ipc = next((url for url in info.urls if url.startswith("ipc://")), "")
+    ipc = next((url for url in info.urls if url.startswith(scheme)), "")
     tcp = next((url for url in info.urls if url.startswith("tcp://")), "")
-    if info.host == host_id() and ipc and (not tcp or os.path.exists(ipc[len("ipc://") :])):
+    if info.host == host_id() and ipc and (not tcp or os.path.exists(ipc[len(scheme) :])):
         return ipc
     if tcp:
         return tcp
@@ -389,8 +389,8 @@ def _problem(info: ConnectionInfo) -> str:
     checks: dict[str, Any] = {
         "instance is not 32 hexadecimal digits": _INSTANCE.fullmatch(info.instance),
         "there is no address in it": info.urls,
-        "an address is neither ipc:// nor tcp://": all(
-            url.startswith(("ipc://", "tcp://")) for url in info.urls
+        "an address is neither unix:// nor tcp://": all(
+            url.startswith(("unix://", "ipc://", "tcp://")) for url in info.urls
         ),
         "the process id is not positive": info.pid > 0,
     }

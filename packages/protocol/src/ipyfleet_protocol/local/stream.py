@@ -1,0 +1,243 @@
+"""One connection over a Unix socket.
+
+What lives here: `LocalStream`, and `connect_local`, which makes one. What must not: who waits for
+it, and when to connect again.
+
+Theory of operation
+-------------------
+The socket never blocks. What it does not take at once waits in the stream, and `flush` goes on with
+it when the descriptor can be written. The descriptor tells of a state, not of changes: whoever
+waits for it with a poll may read as much or as little as it likes.
+
+The other end is the same user's: the socket lies in a directory with rights 0700, and the router
+asks the kernel who has connected.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from weakref import WeakSet
+
+from ..columns import Frame
+from ..errors import ProtocolError
+from .framing import Deframer, frame_prefix
+
+RECEIVE_BYTES = 64 * 1024
+"""Read at a time. Larger blocks the allocator would map and unmap each time."""
+
+PIECES_MAX = 512
+"""Pieces written at a time; the system takes 1024 at most."""
+
+_SCHEME = "unix://"
+
+_streams: WeakSet[LocalStream] = WeakSet()
+
+
+class LocalStream:
+    """Messages to and from the other end of a Unix socket. Belongs to one thread at a time.
+
+    Attributes:
+        is_over: the other end is gone, or makes no sense; what has arrived can be received still.
+        unsent_bytes: bytes that the system has not taken yet.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_deframer",
+        "_is_drained",
+        "_socket",
+        "_unsent",
+        "is_over",
+        "unsent_bytes",
+    )
+
+    def __init__(self, connected: socket.socket) -> None:
+        """Take a connected socket, which is the stream's from now on."""
+        connected.setblocking(False)
+        self._socket = connected
+        self._deframer = Deframer()
+        self._unsent: deque[Frame] = deque()
+        self._is_drained = False
+        self.unsent_bytes = 0
+        self.is_over = False
+        _streams.add(self)
+
+    def fileno(self) -> int:
+        """Return the descriptor, for a poll; -1 when closed."""
+        return self._socket.fileno()
+
+    # -- out ----------------------------------------------------------------------------------
+
+    def send(self, frames: Sequence[Frame]) -> bool:
+        """Send a message.
+
+        Returns:
+            Whether the system has taken all of it. If not, the rest waits for `flush`; frames that
+            somebody could still change are copied.
+        """
+        sizes = [len(frame) for frame in frames]
+        prefix = frame_prefix(sizes)
+        n_bytes = len(prefix) + sum(sizes)
+        sent = 0
+        if not self._unsent and not self.is_over and len(frames) < PIECES_MAX:
+            sent = self._write([prefix, *frames])
+            if sent == n_bytes:
+                return True
+        if self.is_over:
+            return True  # to nobody; whoever keeps the message sends it again
+        for piece in (prefix, *frames):
+            size = len(piece)
+            if sent >= size:
+                sent -= size
+                continue
+            rest = memoryview(piece)[sent:]
+            self._unsent.append(rest if rest.readonly else bytes(rest))
+            self.unsent_bytes += size - sent
+            sent = 0
+        return self.flush() if len(frames) >= PIECES_MAX else False
+
+    def flush(self) -> bool:
+        """Write what waits, as far as that goes now; return whether nothing waits any more."""
+        unsent = self._unsent
+        while unsent and not self.is_over:
+            pieces = [unsent[index] for index in range(min(len(unsent), PIECES_MAX))]
+            sent = self._write(pieces)
+            if not sent:
+                return False
+            self.unsent_bytes -= sent
+            while sent:
+                size = len(unsent[0])
+                if sent < size:
+                    unsent[0] = memoryview(unsent[0])[sent:]
+                    break
+                unsent.popleft()
+                sent -= size
+        if self.is_over:
+            unsent.clear()
+            self.unsent_bytes = 0
+        return not unsent
+
+    def wait_sent(self, timeout_s: float) -> bool:
+        """Wait until nothing is unsent or the other end is gone; return whether that is so."""
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        while not self.flush():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                return False
+        return True
+
+    def _write(self, pieces: Sequence[Frame]) -> int:
+        try:
+            return self._socket.sendmsg(pieces)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.is_over = True
+            return 0
+
+    # -- in -----------------------------------------------------------------------------------
+
+    def receive(self) -> list[Frame] | None:
+        """Return the next message; None if no whole one is there.
+
+        After a None the descriptor tells when there is more.
+        """
+        messages = self._deframer.messages
+        while not messages:
+            if self._is_drained or not self.read():
+                self._is_drained = False
+                return None
+        return messages.popleft()
+
+    def read(self) -> bool:
+        """Read once, into `messages`; return whether anything was there."""
+        deframer = self._deframer
+        room = deframer.room
+        try:
+            if room is None:
+                data = self._socket.recv(RECEIVE_BYTES)
+                n_bytes, wanted = len(data), RECEIVE_BYTES
+                if data:
+                    deframer.feed(data)
+            else:
+                n_bytes, wanted = self._socket.recv_into(room), len(room)
+                if n_bytes:
+                    deframer.filled(n_bytes)
+        except BlockingIOError:
+            return False
+        except (OSError, ProtocolError):
+            self.is_over = True
+            return False
+        if not n_bytes:
+            self.is_over = True
+            return False
+        # Less than there was room for: asking again would only be told that there is nothing.
+        self._is_drained = n_bytes < wanted
+        return True
+
+    @property
+    def messages(self) -> deque[list[Frame]]:
+        """Messages that have been read and not taken."""
+        return self._deframer.messages
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close, once what waits has left, or after some time. Idempotent."""
+        if self._unsent and linger_s > 0 and self._socket.fileno() >= 0:
+            self.wait_sent(linger_s)
+        self._socket.close()
+        self.is_over = True
+        self._unsent.clear()
+        self.unsent_bytes = 0
+
+
+def connect_local(path: Path | str, identity: bytes, timeout_s: float = 3.0) -> LocalStream:
+    """Connect to a `LocalRouter`.
+
+    Args:
+        path: of its socket.
+        identity: the name that this connection has over there.
+        timeout_s: how long to wait for a router that does not take connections.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(os.fspath(path))
+    except BaseException:
+        connection.close()
+        raise
+    stream = LocalStream(connection)
+    stream.send([identity])
+    return stream
+
+
+def local_url(path: Path) -> str:
+    """Return how connection files name a socket."""
+    return f"{_SCHEME}{path}"
+
+
+def socket_path(url: str) -> str | None:
+    """Return the path of a socket that `local_url` has named; None if it names something else."""
+    return url.removeprefix(_SCHEME) if url.startswith(_SCHEME) else None
+
+
+def _close_in_child() -> None:
+    # A child of user code must not keep its parent's connection open when the parent dies.
+    for stream in list(_streams):
+        stream.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
