@@ -36,7 +36,11 @@ def overflowing(tmp_path: Path, wire: Any) -> Iterator[Any]:
     socket.bind(url)
     instance = b"i" * 16
     site = SimpleNamespace(
-        instance=instance.hex(), blob_dir=tmp_path, socket=socket, doorkeeper=None
+        instance=instance.hex(),
+        blob_dir=tmp_path,
+        socket=socket,
+        doorkeeper=None,
+        local_path=tmp_path / "local",
     )
     keeper = RecordKeeper(MemoryDatabase)
     router = make_router(site, SchedulerCore(), keeper=keeper)

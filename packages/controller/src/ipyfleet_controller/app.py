@@ -325,6 +325,7 @@ def make_router(
     desk.result_max_bytes = result_max_bytes
     router = Router(site.socket, hub, scheduler, desk)
     router.blob_dir = site.blob_dir
+    router.listen_local(site.local_path)
     router.add_reader(keeper.fd, keeper.deliver)
     if site.doorkeeper is not None:
         router.checks_keys = True

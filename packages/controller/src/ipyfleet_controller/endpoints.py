@@ -27,6 +27,7 @@ from ipyfleet_protocol.connection import (
     save_connection_file,
 )
 from ipyfleet_protocol.errors import ConnectionFileError, ConnectionFileStale
+from ipyfleet_protocol.local import local_url
 from ipyfleet_protocol.paths import (
     FileRole,
     blob_dir,
@@ -111,6 +112,7 @@ class ControllerSite:
         self._heartbeat_s = heartbeat_s
         self._recover_s = recover_s
         self._resume = resume
+        self.local_path = self._runtime_dir / "local"
         self._is_open = False
         self._is_kept = False
         self.past: Recollection | None = None
@@ -143,6 +145,8 @@ class ControllerSite:
         router.rcvhwm = RECEIVE_QUEUE
         try:
             make_private_dir(self._runtime_dir)
+            self.local_path.unlink(missing_ok=True)
+            self.urls.append(local_url(self.local_path))
             # Two on this host, so that a client may be suspended for a while and an engine not:
             # options hold for what is bound after them.
             self._bind(f"ipc://{self._runtime_dir}/router")
@@ -232,6 +236,7 @@ class ControllerSite:
         self.instance = info.instance
         self.blob_dir = blob_dir(info.instance)
         self._runtime_dir = runtime_dir(info.instance)
+        self.local_path = self._runtime_dir / "local"
         self.past = recall(read_journal(self._runtime_dir / JOURNAL))
         tcp = next((url for url in info.urls if url.startswith("tcp://")), "")
         if self._ip and tcp and self.past.keys is not None:

@@ -21,6 +21,7 @@ import zmq
 from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.ids import Channel, PeerId, RoutingId, routing_id
+from ipyfleet_protocol.local import LocalRouter, Unreachable
 from ipyfleet_protocol.messages import Output, OutputItem
 
 from .lines import Line
@@ -72,6 +73,7 @@ class Outbox:
         self._send: Callable[..., object] = (
             super(zmq.Socket, socket).send if is_plain else socket.send
         )
+        self.local: LocalRouter | None = None
         self._backlogs: dict[RoutingId, Backlog] = {}
         self._lines: dict[RoutingId, Line] = {}
         # Of the name of a channel, the identity that its socket has; the oldest first.
@@ -115,6 +117,9 @@ class Outbox:
 
     def turn_away(self, identity: bytes, header: Frame) -> None:
         """Send a refusal to a socket, if it has room."""
+        if self.local is not None and identity in self.local:
+            self.local.send(identity, [header])
+            return
         with contextlib.suppress(zmq.ZMQError):
             self._socket.send(identity, _MORE)
             self._socket.send(header, _DONTWAIT)
@@ -237,19 +242,22 @@ class Outbox:
     def _try(self, identity: RoutingId, message: Sequence[Frame]) -> bool:
         """Send unless the pipe is full. A message to nobody counts as sent."""
         send = self._send
+        address = self._addresses.get(identity, identity)
+        if self.local is not None and address in self.local:
+            try:
+                return self.local.send(address, message)
+            except Unreachable:
+                self._note_unreachable(identity)
+                return True
         try:
             # Only the first part can fail: it chooses the pipe, and that takes whole messages.
-            send(self._addresses.get(identity, identity), _MORE)
+            send(address, _MORE)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
             if error.errno not in (errno.EHOSTUNREACH, zmq.EHOSTUNREACH):
                 raise
-            self.unreachable.append(identity)
-            line = self._lines.get(identity)
-            if line is not None:
-                line.is_broken = True
-                self._drop_backlog(identity)
+            self._note_unreachable(identity)
             return True
         left = len(message)
         for part in message:
@@ -257,6 +265,19 @@ class Outbox:
             copy = type(part) is not _FRAME and len(part) <= COPY_MAX_BYTES
             send(part, _MORE if left else _DONTWAIT, copy)
         return True
+
+    def note_lost(self, identity: bytes) -> None:
+        """Note that a socket has gone."""
+        name = RoutingId(identity[:17])
+        if self._addresses.get(name) == identity:
+            self._note_unreachable(name)
+
+    def _note_unreachable(self, identity: RoutingId) -> None:
+        self.unreachable.append(identity)
+        line = self._lines.get(identity)
+        if line is not None:
+            line.is_broken = True
+            self._drop_backlog(identity)
 
 
 def _without_content(message: Output, frames: Sequence[Frame]) -> Output:

@@ -27,9 +27,9 @@ class Readiness:
         """Take the ROUTER, which is the caller's to read."""
         self._socket = socket
         self._callbacks: dict[int, Callable[[], None]] = {}
-        # There is none on Windows. A zmq poller takes descriptors, too.
-        self._poller: Any = select.poll() if hasattr(select, "poll") else zmq.Poller()
-        self._poller.register(_descriptor(socket), _POLLIN)
+        self.poller: Any = select.poll()
+        self.on_other: Callable[[int, int], object] = _ignore
+        self.poller.register(_descriptor(socket), _POLLIN)
 
     def add(self, source: Any, callback: Callable[[], None]) -> None:
         """Have `callback` called whenever a zmq socket or a file descriptor can be read.
@@ -38,7 +38,7 @@ class Readiness:
         """
         fd = _descriptor(source)
         self._callbacks[fd] = callback
-        self._poller.register(fd, _POLLIN)
+        self.poller.register(fd, _POLLIN)
         if isinstance(source, zmq.Socket) and int(source.get(_EVENTS)) & _POLLIN:
             # Only who has looked and found nothing is told of news.
             callback()
@@ -57,12 +57,18 @@ class Readiness:
         """
         if self.has_message:
             timeout_ms = 0
-        ready = self._poller.poll(timeout_ms)
-        for fd, _ in ready:
+        ready = self.poller.poll(timeout_ms)
+        for fd, events in ready:
             callback = self._callbacks.get(fd)
             if callback is not None:
                 callback()
+            else:
+                self.on_other(fd, events)
         return bool(ready) or self.has_message
+
+
+def _ignore(fd: int, events: int) -> None:
+    return
 
 
 def _descriptor(source: Any) -> int:

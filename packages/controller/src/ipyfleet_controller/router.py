@@ -40,6 +40,7 @@ from ipyfleet_protocol.codec import SliceFrames, decode, encode, split, split_ou
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import ProtocolError
 from ipyfleet_protocol.ids import Channel, PeerId, routing_id, split_routing_id
+from ipyfleet_protocol.local import LocalRouter
 from ipyfleet_protocol.reliable import SESSION_MESSAGES
 from ipyfleet_protocol.table import SENDERS
 
@@ -132,6 +133,7 @@ class Router:
         self._sessions = Sessions(self._outbox, self._wake_at)
         self._processes = ProcessWatch()
         self._line: Line | None = None
+        self._local: LocalRouter | None = None
         self._readiness = Readiness(socket)
         self._senders: dict[bytes, _Sender] = {}
         self._wakes: list[float] = []
@@ -227,10 +229,13 @@ class Router:
         finally:
             self._desk.flush()
             self._socket.disable_monitor()
+            if self._local is not None:
+                self._local.close(0.5)
 
     def turn(self, timeout_ms: int | None) -> None:
         """Run one turn of the loop; wait at most `timeout_ms` for something to do."""
         has_come = self._readiness.wait(timeout_ms)
+        self._receive_local()
         self._receive()
         if self._wakes:
             self._wake()
@@ -268,20 +273,41 @@ class Router:
         for _ in range(MESSAGES_PER_TURN):
             if not events(_EVENTS) & _POLLIN:
                 return
-            parts = self._receive_parts()
-            self.n_received += 1
-            try:
-                self._dispatch(parts)
-            except ProtocolError as error:
-                self.n_malformed += 1
-                log.debug("dropped a malformed message: %s", error)
-            except IllegalTransition:
-                self.n_bugs += 1
-                log.exception("a bug in the scheduler; the event that led to it is dropped")
-            except Exception:
-                # One message must not end everybody's work, whatever is wrong with us.
-                self.n_bugs += 1
-                log.exception("a bug; the message that led to it is dropped")
+            self._take(self._receive_parts())
+
+    def listen_local(self, path: Path) -> None:
+        """Take connections at a Unix socket too."""
+        local = self._local = LocalRouter(path, self._readiness.poller)
+        self._readiness.on_other = local.on_ready
+        self._outbox.local = local
+
+    def _receive_local(self) -> None:
+        if self._local is None:
+            return
+        inbox = self._local.inbox
+        while inbox:
+            parts = inbox.popleft()
+            self._key_part = None
+            if len(parts) == 1:
+                self._outbox.note_lost(bytes(parts[0]))
+                self._note_unreachable()
+            else:
+                self._take(parts)
+
+    def _take(self, parts: list[Frame]) -> None:
+        self.n_received += 1
+        try:
+            self._dispatch(parts)
+        except ProtocolError as error:
+            self.n_malformed += 1
+            log.debug("dropped a malformed message: %s", error)
+        except IllegalTransition:
+            self.n_bugs += 1
+            log.exception("a bug in the scheduler; the event that led to it is dropped")
+        except Exception:
+            # One message must not end everybody's work, whatever is wrong with us.
+            self.n_bugs += 1
+            log.exception("a bug; the message that led to it is dropped")
 
     def _receive_parts(self) -> list[Frame]:
         """Return the parts of a message that is there: identity, header, payload."""

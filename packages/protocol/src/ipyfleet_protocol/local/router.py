@@ -56,9 +56,9 @@ class LocalRouter:
     """See the module docstring.
 
     Attributes:
-        inbox: messages that have arrived, each with its sender's identity as first frame; for the
-            owner to take out.
-        lost: identities whose connection has ended; likewise.
+        inbox: messages that have arrived, each with its sender's identity as first frame, and
+            behind the last of a connection that has ended the identity alone; for the owner to take
+            out.
         n_refused: connections that were turned away or made no sense.
         on_room: called when a connection of which `send` said that it is full has room again.
     """
@@ -74,7 +74,6 @@ class LocalRouter:
             OSError: one cannot listen there.
         """
         self.inbox: deque[list[Frame]] = deque()
-        self.lost: list[bytes] = []
         self.n_refused = 0
         self.on_room: Callable[[], object] = _do_nothing
         self._path = path
@@ -116,7 +115,9 @@ class LocalRouter:
             self._poller.modify(fd, _IN)
             self.on_room()
         if events & ~_OUT:
-            stream.read()
+            # What was sent before the other end broke off counts, however much it is.
+            while stream.read() and stream.is_over:
+                pass
             if stream.messages:
                 self._take(identity, stream)
         if stream.is_over:
@@ -129,6 +130,9 @@ class LocalRouter:
             identity = self._name(stream, messages.popleft())
         while messages:
             frames = messages.popleft()
+            if not frames:
+                stream.is_over = True  # nothing that anybody sends
+                return
             frames.insert(0, identity)
             self.inbox.append(frames)
 
@@ -177,7 +181,7 @@ class LocalRouter:
         stream.close()
         if identity and self._streams.get(identity) is stream:
             del self._streams[identity]
-            self.lost.append(identity)
+            self.inbox.append([identity])
         if self._is_deaf:
             self._is_deaf = False
             self._poller.modify(self._listener.fileno(), _IN)
