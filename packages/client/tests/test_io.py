@@ -17,6 +17,12 @@ from ipyfleet_client.poller import PlainPoller, make_poller
 from ipyfleet_protocol.connection import save_connection_file
 
 
+@pytest.fixture(params=["local", "tcp"])
+def make_end(request, ends):
+    """What the controller listens with."""
+    return ends[request.param]
+
+
 @pytest.fixture(params=["leader", "plain"])
 def anyhow(request, controller, monkeypatch):
     """A client with either kind of poller."""
@@ -188,7 +194,8 @@ def test_other_threads_hold_nothing():
 def test_poller_wakes(make):
     """A poller returns when woken, also if that was before, and tells when the socket has news."""
     read, write = os.pipe()
-    poller = make(read)
+    poller = make()
+    poller.replace((read,))
     try:
         poller.wake()
         assert poller.wait(5) is False
@@ -205,7 +212,8 @@ def test_poller_wakes(make):
 def test_poller_hands_the_socket_over():
     """While a leader has the socket the I/O thread's wait does not see it."""
     read, write = os.pipe()
-    poller = make_poller(read)
+    poller = make_poller()
+    poller.replace((read,))
     try:
         poller.take()
         os.write(write, b"x")

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakSet
 
 from ..columns import Frame
@@ -51,6 +52,7 @@ class LocalStream:
         "__weakref__",
         "_deframer",
         "_is_drained",
+        "_is_garbled",
         "_socket",
         "_unsent",
         "is_over",
@@ -64,6 +66,7 @@ class LocalStream:
         self._deframer = Deframer()
         self._unsent: deque[Frame] = deque()
         self._is_drained = False
+        self._is_garbled = False
         self.unsent_bytes = 0
         self.is_over = False
         _streams.add(self)
@@ -148,11 +151,12 @@ class LocalStream:
     def receive(self) -> list[Frame] | None:
         """Return the next message; None if no whole one is there.
 
-        After a None the descriptor tells when there is more.
+        After a None the descriptor tells when there is more; if the stream is over by then, there is
+        never anything more.
         """
         messages = self._deframer.messages
         while not messages:
-            if self._is_drained or not self.read():
+            if (self._is_drained and not self.is_over) or not self.read():
                 self._is_drained = False
                 return None
         return messages.popleft()
@@ -161,6 +165,8 @@ class LocalStream:
         """Read once, into `messages`; return whether anything was there."""
         deframer = self._deframer
         room = deframer.room
+        if self._is_garbled:
+            return False
         try:
             if room is None:
                 data = self._socket.recv(RECEIVE_BYTES)
@@ -173,8 +179,11 @@ class LocalStream:
                     deframer.filled(n_bytes)
         except BlockingIOError:
             return False
-        except (OSError, ProtocolError):
+        except OSError:
             self.is_over = True
+            return False
+        except ProtocolError:
+            self._is_garbled = self.is_over = True
             return False
         if not n_bytes:
             self.is_over = True
@@ -200,13 +209,22 @@ class LocalStream:
         self.unsent_bytes = 0
 
 
-def connect_local(path: Path | str, identity: bytes, timeout_s: float = 3.0) -> LocalStream:
+_Stream = TypeVar("_Stream", bound=LocalStream)
+
+
+def connect_local(
+    path: Path | str,
+    identity: bytes,
+    timeout_s: float = 3.0,
+    kind: type[_Stream] = LocalStream,  # type: ignore[assignment]
+) -> _Stream:
     """Connect to a `LocalRouter`.
 
     Args:
         path: of its socket.
         identity: the name that this connection has over there.
         timeout_s: how long to wait for a router that does not take connections.
+        kind: what to make of the connection.
 
     Raises:
         OSError: nobody listens there.
@@ -218,7 +236,7 @@ def connect_local(path: Path | str, identity: bytes, timeout_s: float = 3.0) -> 
     except BaseException:
         connection.close()
         raise
-    stream = LocalStream(connection)
+    stream = kind(connection)
     stream.send([identity])
     return stream
 
