@@ -48,6 +48,7 @@ class LocalEnd:
     """
 
     def __init__(self, directory: Path) -> None:
+        self._is_closed = False
         self._poll = select.poll()
         self._router = LocalRouter(directory / "local", self._poll)
         self._wake_read, self._wake_write = os.pipe()
@@ -96,8 +97,15 @@ class LocalEnd:
         except Unreachable:
             raise ConnectionError from None
 
+    def __len__(self) -> int:
+        """Return how many connections there are; from any thread."""
+        return len(self._router)
+
     def close(self) -> None:
-        """Close the sockets, with all that is in them."""
+        """Close the sockets, with all that is in them. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._poll.unregister(self._wake_read)
         self._router.close()
         os.close(self._wake_read)
@@ -167,7 +175,9 @@ class TcpEnd:
             raise ConnectionError from error
 
     def close(self) -> None:
-        """Close the sockets, with all that is in them."""
+        """Close the sockets, with all that is in them. Idempotent."""
+        if self._router.closed:
+            return
         self._router.close(0)
         self._context.term()
         os.close(self._wake_read)
@@ -199,7 +209,6 @@ class FakeController:
         paused: while set, submitted tasks wait (they can be cancelled then).
         reverse: run what is queued last to first, for results out of order.
         answer_hello: set to False to be deaf.
-        reads: while cleared nothing is read, whatever comes.
         silent_output: "before" or "after": when output is sent relative to its results.
     """
 
@@ -210,8 +219,9 @@ class FakeController:
         self.paused = threading.Event()
         self.reverse = False
         self.answer_hello = True
-        self.reads = threading.Event()
-        self.reads.set()
+        self._reads = threading.Event()
+        self._reads.set()
+        self._is_deaf = threading.Event()
         self.refuse_reason = ""
         self.warnings: list[str] = []
         self.output_order = "before"
@@ -272,9 +282,19 @@ class FakeController:
         del self.peers[engine]
         self.send_all(m.EnginesChanged(lost=[m.EngineLost(engine, reason)]))
 
+    def stop_reading(self) -> None:
+        """Read nothing, whatever comes, until `read_on`."""
+        self._is_deaf.clear()
+        self._reads.clear()
+        self.end.wake()
+        assert self._is_deaf.wait(10)
+
+    def read_on(self) -> None:
+        self._reads.set()
+
     def close(self) -> None:
         self.paused.clear()
-        self.reads.set()
+        self._reads.set()
         self._tasks.put(None)
         self._threads[1].join(10)
         self._push(b"", [])
@@ -296,7 +316,9 @@ class FakeController:
     def _receive(self) -> None:
         running = True
         while running:
-            self.reads.wait()
+            if not self._reads.is_set():
+                self._is_deaf.set()
+                self._reads.wait()
             received = self.end.receive(60)
             while self._outgoing:
                 identity, frames = self._outgoing.popleft()

@@ -15,6 +15,7 @@ import pytest
 from ipyfleet_client import Client, interrupts
 from ipyfleet_client.poller import PlainPoller, make_poller
 from ipyfleet_protocol.connection import save_connection_file
+from ipyfleet_testing.interrupts import interrupt_when
 
 
 @pytest.fixture(params=["local", "tcp"])
@@ -40,20 +41,6 @@ def test_calls_work_with_either_poller(anyhow, controller):
     assert view.map_sync(abs, range(500)) == list(range(500))
     ars = [view.apply_async(abs, -k) for k in range(300)]
     assert [ar.get(5) for ar in ars] == list(range(300))
-
-
-def interrupt_when(condition):
-    """Send SIGINT to this process as soon as a condition holds."""
-
-    def run():
-        deadline = time.monotonic() + 5
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
 
 
 def test_ctrl_c_ends_a_wait_at_once(anyhow, controller):

@@ -335,6 +335,26 @@ def test_large_arguments_survive(rc, scripted):
     assert data in frames
 
 
+def test_a_message_that_was_cut_in_two_comes_again_whole(rc, scripted):
+    """A connection that breaks while a message leaves lets its sender go; then it is sent anew."""
+    size = 20_000_000
+    results = []
+    thread = threading.Thread(target=lambda: results.append(rc[0].apply_async(len, bytes(size))))
+    thread.start()
+    wait_until(scripted.end.has_news)
+    same = scripted.incarnation
+    scripted.die()
+    thread.join(5)
+    assert not thread.is_alive()
+    scripted.run(same)
+    scripted.welcome()
+    message, frames = scripted.receive(m.Submit)
+    assert groups(message) == [(0, 1, b"")]
+    assert sum(map(len, frames)) > size
+    scripted.finish(0, [size])
+    assert results[0].get(5) == size
+
+
 def test_a_controller_that_does_not_come_back(scripted):
     """After the limit everything outstanding fails, and every call says why."""
     with contextlib.closing(connect(scripted, reconnect_timeout=0.3)) as rc:

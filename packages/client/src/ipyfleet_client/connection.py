@@ -26,8 +26,9 @@ class Connection(Protocol):
     Attributes:
         is_over: it has ended, or could not be made. What has arrived can be received still.
         unsent_bytes: not 0 while the system has not taken all that was sent.
-        fds: descriptors; as long as one of them can be read there may be something to receive, or
-            to `flush`, or the connection is over.
+        fds: descriptors; after `receive` has found nothing they tell that there may be something
+            again, or something to `flush`, or that the connection is over: as long as one of them
+            can be read.
         write_fd: the one of them that can be written when `flush` has something to do; -1 where it
             can be read then.
     """

@@ -156,7 +156,7 @@ class LocalStream:
         """
         messages = self._deframer.messages
         while not messages:
-            if (self._is_drained and not self.is_over) or not self.read():
+            if (self._is_drained and not self.is_over) or not (self.read() or messages):
                 self._is_drained = False
                 return None
         return messages.popleft()
