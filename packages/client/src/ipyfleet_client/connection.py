@@ -16,7 +16,7 @@ from typing import Protocol
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo
 from ipyfleet_protocol.ids import Channel, PeerId, new_secret, socket_identity
-from ipyfleet_protocol.local import LocalStream, connect_local, socket_path
+from ipyfleet_protocol.local import LocalStream, socket_path
 from ipyfleet_protocol.tunnel import Tunnel
 
 
@@ -108,7 +108,7 @@ class LocalConnector:
         """
         if self._tunnel is not None:
             self._tunnel.revive()
-        return connect_local(self._path, self._identity, kind=LocalConnection)
+        return LocalConnection.connect(self._path, self._identity)
 
     def close(self) -> None:
         """Do nothing."""

@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Self
 from weakref import WeakSet
 
 from ..columns import Frame
@@ -36,6 +36,9 @@ PIECES_MAX = 512
 """Pieces written at a time; the system takes 1024 at most."""
 
 _SCHEME = "unix://"
+
+_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+"""User code may have given SIGPIPE back to the system, which ends the process then."""
 
 _streams: WeakSet[LocalStream] = WeakSet()
 
@@ -77,6 +80,29 @@ class LocalStream:
         self.unsent_bytes = 0
         self.is_over = False
         _streams.add(self)
+
+    @classmethod
+    def connect(cls, path: Path | str, identity: bytes, timeout_s: float = 3.0) -> Self:
+        """Connect to a `LocalRouter`.
+
+        Args:
+            path: of its socket.
+            identity: the name that this connection has over there.
+            timeout_s: how long to wait for a router that does not take connections.
+
+        Raises:
+            OSError: nobody listens there.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout_s)
+            connection.connect(os.fspath(path))
+        except BaseException:
+            connection.close()
+            raise
+        stream = cls(connection)
+        stream.send([identity])
+        return stream
 
     def fileno(self) -> int:
         """Return the descriptor, for a poll; -1 when closed."""
@@ -145,7 +171,7 @@ class LocalStream:
 
     def _write(self, pieces: Sequence[Frame]) -> int:
         try:
-            return self._socket.sendmsg(pieces)
+            return self._socket.sendmsg(pieces, (), _NOSIGNAL)
         except BlockingIOError:
             return 0
         except OSError:
@@ -157,11 +183,12 @@ class LocalStream:
     def receive(self) -> list[Frame] | None:
         """Return the next message; None if no whole one is there.
 
-        After a None the descriptor tells when there is more; if the stream is over by then, there is
-        never anything more.
+        After a None the descriptor tells when there is more; if the stream is over by then, there
+        is never anything more.
         """
         messages = self._deframer.messages
         while not messages:
+            # Of an end that a write has met with it is not known whether all has been read.
             if (self._is_drained and not self.is_over) or not (self.read() or messages):
                 self._is_drained = False
                 return None
@@ -169,10 +196,10 @@ class LocalStream:
 
     def read(self) -> bool:
         """Read once, into `messages`; return whether anything was there."""
-        deframer = self._deframer
-        room = deframer.room
         if self._is_garbled:
             return False
+        deframer = self._deframer
+        room = deframer.room
         try:
             if room is None:
                 data = self._socket.recv(RECEIVE_BYTES)
@@ -189,7 +216,7 @@ class LocalStream:
             self.is_over = True
             return False
         except ProtocolError:
-            self._is_garbled = self.is_over = True
+            self.is_over = self._is_garbled = True
             return False
         if not n_bytes:
             self.is_over = True
@@ -215,36 +242,9 @@ class LocalStream:
         self.unsent_bytes = 0
 
 
-_Stream = TypeVar("_Stream", bound=LocalStream)
-
-
-def connect_local(
-    path: Path | str,
-    identity: bytes,
-    timeout_s: float = 3.0,
-    kind: type[_Stream] = LocalStream,  # type: ignore[assignment]
-) -> _Stream:
-    """Connect to a `LocalRouter`.
-
-    Args:
-        path: of its socket.
-        identity: the name that this connection has over there.
-        timeout_s: how long to wait for a router that does not take connections.
-        kind: what to make of the connection.
-
-    Raises:
-        OSError: nobody listens there.
-    """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(timeout_s)
-        connection.connect(os.fspath(path))
-    except BaseException:
-        connection.close()
-        raise
-    stream = kind(connection)
-    stream.send([identity])
-    return stream
+def connect_local(path: Path | str, identity: bytes, timeout_s: float = 3.0) -> LocalStream:
+    """Connect to a `LocalRouter`; see `LocalStream.connect`."""
+    return LocalStream.connect(path, identity, timeout_s)
 
 
 def local_url(path: Path) -> str:
