@@ -24,8 +24,7 @@ def make(ledger, first, values, function=None):
         packed = pack_call((value,), {})
         writer.append(packed.pickle, [(buffer, False) for buffer in packed.buffers])
     columns, frames = writer.finish()
-    retained = Retained(first)
-    retained.keep(m.Options(), function, columns, frames)
+    retained = Retained(first, m.Options(), function, columns, frames)
     ledger.add(first, len(values), work, 0, retained)
     work.sent(0, first, len(values))
     return work

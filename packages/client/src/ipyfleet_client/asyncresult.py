@@ -82,7 +82,7 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, ResultTasks, Future[A
         self._work = work
         self._single = single
         work.owner = self
-        if work.done:
+        if work.arrived == work.total and work.closed:
             self._state = _FUTURE_FINISHED
             work.owner = None
 
@@ -304,16 +304,13 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, ResultTasks, Future[A
                 self.wait_for_output(2.0)
                 values = [self._value(index) for index in range(work.total)]
             else:
-                values = self._values_once()
+                try:
+                    values = work.values()
+                except PayloadDropped:
+                    values = [self._value(index) for index in range(work.total)]
             self._values = values
             work.drop_payload()
         return values
-
-    def _values_once(self) -> list[Any]:
-        try:
-            return self._work.values()
-        except PayloadDropped:
-            return [self._value(index) for index in range(self._work.total)]
 
     def _value(self, index: int) -> Any:
         """Return one task's value or error; the task has ended."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ipyfleet_protocol.codec import decode_part
@@ -107,6 +108,9 @@ class Segment:
 
     def values(self) -> list[Any]:
         """Unpickle all values; all statuses must be `OK`."""
+        frames = self._frames
+        if frames is not None and len(frames) == 1 and self.piece.count == 1:
+            return [unpack(memoryview(frames[0]), ())]
         payloads = self._load()
         if payloads.columns.buffer_counts:
             return [self.value(index) for index in range(self.piece.count)]
@@ -340,10 +344,11 @@ class Work:
 
     def values(self) -> list[Any]:
         """Return all values, or errors as exception objects, in the order of the tasks."""
-        arrivals = list(self.arrivals)
         if self.failures or self.method == "execute":
             return [self.value(index) for index in range(self.total)]
-        arrivals.sort(key=lambda arrival: arrival[0])
+        arrivals = list(self.arrivals)
+        if len(arrivals) > 1:
+            arrivals.sort(key=itemgetter(0))
         out: list[Any] = []
         for _, count, segment, start in arrivals:
             if count == segment.piece.count:

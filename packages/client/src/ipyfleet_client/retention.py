@@ -36,27 +36,26 @@ class Retained:
 
     __slots__ = ("_columns", "_frames", "_function", "_options", "_parts", "count", "first", "open")
 
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.count = self.open = 0
-        self._parts: list[tuple[Work, int, int]] = []
-
-    def add(self, work: Work, index: int, count: int) -> None:
-        """Take in tasks ``index …`` of a work: the next in the group."""
-        self._parts.append((work, index, count))
-        self.count += count
-        self.open += count
-
-    def keep(
+    def __init__(
         self,
+        first: int,
         options: Options,
         function: PackedFunction | None,
         columns: Columns,
         frames: Sequence[Frame],
     ) -> None:
         """Keep what all tasks have in common and their payloads, without the function's frames."""
+        self.first = first
+        self.count = self.open = 0
+        self._parts: list[tuple[Work, int, int]] = []
         self._options, self._function = options, function
         self._columns, self._frames = columns, frames
+
+    def add(self, work: Work, index: int, count: int) -> None:
+        """Take in tasks ``index …`` of a work: the next in the group."""
+        self._parts.append((work, index, count))
+        self.count += count
+        self.open += count
 
     def release(self) -> None:
         """All tasks have ended: let go of what carried them."""

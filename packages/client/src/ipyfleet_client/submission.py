@@ -19,6 +19,7 @@ is sent it once more.
 
 from __future__ import annotations
 
+import struct
 import threading
 import weakref
 from collections import deque
@@ -39,6 +40,7 @@ from ipyfleet_protocol.errors import ClientClosed
 from ipyfleet_protocol.ids import PeerId, format_msg_id
 from ipyfleet_protocol.messages import (
     Cancel,
+    Columns,
     Dependency,
     Function,
     Group,
@@ -70,6 +72,8 @@ MAX_SENT_DIGESTS = 4096
 FIRST_GROUP_TASKS, LAST_GROUP_TASKS = 64, 4096
 """A long map goes out in groups that grow from the first size to the last."""
 
+_UINT32 = struct.Struct("<I")
+
 Payload = tuple[bytes | memoryview, Sequence[tuple[Frame, bool]]]
 
 
@@ -99,11 +103,12 @@ class History:
 
     def add(self, first: int, count: int) -> None:
         """Note tasks ``first … first+count-1``."""
-        if self.ranges and sum(self.ranges[-1]) == first:
+        if self.ranges:
             start, before = self.ranges[-1]
-            self.ranges[-1] = (start, before + count)
-        else:
-            self.ranges.append((first, count))
+            if start + before == first:
+                self.ranges[-1] = (start, before + count)
+                return
+        self.ranges.append((first, count))
 
 
 class _Job(NamedTuple):
@@ -140,7 +145,11 @@ class Submitter:
         self._jobs: deque[_Job] = deque()
         self._buffered_tasks = 0
         self._outbox: deque[list[Frame]] = deque()
-        self._sent_digests: dict[bytes, None] = {}
+        # By digest: the header of a function that the controller has.
+        self._sent_digests: dict[bytes, Function] = {}
+        # The options of the call before, which are often those of the next, too.
+        self._spec: Spec | None = None
+        self._options = Options()
         self._cancelled: list[tuple[weakref.ref[Work], Cancel]] = []
         self._next_seq = 0
 
@@ -170,7 +179,8 @@ class Submitter:
         Raises:
             ClientClosed: the client is closed; nothing was sent.
         """
-        self._check_open()
+        if self.wire is None or self.wire.closed_reason:
+            self._check_open()
         pickle, buffers = payload
         large = bool(buffers) or len(pickle) >= FLUSH_BYTES
         placed: Payload = (pickle, self._place(work, buffers, targets, spec) if buffers else ())
@@ -326,17 +336,17 @@ class Submitter:
                     return False
             try:
                 self._collect()
-                self._send_outbox()
+                self._send_outbox(interrupt)
             finally:
                 self._lock.release()
         return True
 
     def _send(self, frames: list[Frame], before: Callable[[], None] | None = None) -> None:
-        with hold_interrupts(), self._lock:
+        with hold_interrupts() as interrupt, self._lock:
             if before is not None:
                 before()
             self._outbox.append(frames)
-            self._send_outbox()
+            self._send_outbox(interrupt)
 
     def send_message(
         self,
@@ -380,10 +390,10 @@ class Submitter:
                 cancel = entry[1]
                 yield Cancel(_ranges([work]), cancel.interrupt, cancel.force, cancel.grace_s)
 
-    def _send_outbox(self) -> None:
+    def _send_outbox(self, interrupt: hold_interrupts) -> None:
         assert self.wire is not None
         while self._outbox:
-            if not self.wire.send(self._outbox[0]):
+            if not self.wire.send(self._outbox[0], interrupt):
                 self.wire.flush_soon()
                 return
             self._outbox.popleft()
@@ -394,19 +404,24 @@ class Submitter:
         groups: list[Group] = []
         frames: list[Frame] = []
         while self._jobs:
-            jobs, writer = self._take_neighbours()
-            group, group_frames = self._make_group(jobs, writer)
+            jobs, columns, payload, n_bytes = self._take_neighbours()
+            group, group_frames = self._make_group(jobs, columns, payload)
             groups.append(group)
             frames += group_frames
-            if writer.n_bytes > GROUP_MAX_BYTES:
+            if n_bytes > GROUP_MAX_BYTES:
                 self._outbox.append([encode(Submit(groups)), *frames])
                 groups, frames = [], []
         if groups:
             self._outbox.append([encode(Submit(groups)), *frames])
 
-    def _take_neighbours(self) -> tuple[list[_Job], PayloadWriter]:
+    def _take_neighbours(self) -> tuple[list[_Job], Columns, list[Frame], int]:
+        """Take the next jobs that may be one group; return them and their payloads."""
         first = self._jobs.popleft()
         jobs = [first]
+        if not self._jobs and len(first.payloads) == 1 and not first.payloads[0][1]:
+            # A lone call without large arguments, 3 µs sooner than by a writer.
+            pickle = first.payloads[0][0]
+            return jobs, Columns(_UINT32.pack(len(pickle))), [pickle], len(pickle)
         writer = PayloadWriter()
         _write(writer, first.payloads)
         function, spec = first.function, first.spec
@@ -421,24 +436,26 @@ class Submitter:
             job = self._jobs.popleft()
             jobs.append(job)
             _write(writer, job.payloads)
-        return jobs, writer
+        n_bytes = writer.n_bytes
+        return jobs, *writer.finish(), n_bytes
 
-    def _make_group(self, jobs: list[_Job], writer: PayloadWriter) -> tuple[Group, list[Frame]]:
+    def _make_group(
+        self, jobs: list[_Job], columns: Columns, frames: list[Frame]
+    ) -> tuple[Group, list[Frame]]:
         spec, function = jobs[0].spec, jobs[0].function
         first = self._next_seq
-        columns, frames = writer.finish()
-        retained = Retained(first)
         options = self._make_options(spec, jobs)
-        retained.keep(options, function, columns, frames)
+        retained = Retained(first, options, function, columns, frames)
+        ledger = self._link.ledger
         with self._link.lock:
             seq = first
-            for job in jobs:
-                self._link.ledger.add(seq, job.tasks, job.work, job.start, retained)
-                job.work.sent(job.start, seq, job.tasks)
-                job.work.after, job.work.follow = spec.after, spec.follow
-                if job.history is not None:
-                    job.history.add(seq, job.tasks)
-                seq += job.tasks
+            for work, start, tasks, _, _, _, _, history in jobs:
+                ledger.add(seq, tasks, work, start, retained)
+                work.sent(start, seq, tasks)
+                work.after, work.follow = spec.after, spec.follow
+                if history is not None:
+                    history.add(seq, tasks)
+                seq += tasks
             self._next_seq = seq
         header: Function | None = None
         if function is not None:
@@ -448,11 +465,16 @@ class Submitter:
 
     def _make_options(self, spec: Spec, jobs: list[_Job]) -> Options:
         targets: list[int] | None
-        if spec.placement == "direct":
-            targets = [target for job in jobs for target in job.targets or ()]
-        else:
+        if spec.placement != "direct":
             targets = None if spec.targets is None else list(spec.targets)
-        return Options(
+        elif len(jobs) == 1:
+            targets = jobs[0].targets
+        else:
+            targets = [target for job in jobs for target in job.targets or ()]
+        if spec == self._spec and targets == self._options.targets:
+            return self._options
+        self._spec = spec
+        self._options = Options(
             method=spec.method,
             placement=spec.placement,
             targets=targets,
@@ -468,15 +490,17 @@ class Submitter:
             resources=dict(spec.resources),
             resubmits=spec.resubmits,
         )
+        return self._options
 
     def _attach(self, function: PackedFunction) -> tuple[Function, Sequence[Frame]]:
         """Return a function's header, and its frames if the controller does not have them."""
         header = function.function
-        if header.digest in self._sent_digests:
-            return Function(
-                header.digest, header.name, header.reusable, header.self_name, frames=0
-            ), ()
-        self._sent_digests[header.digest] = None
+        sent = self._sent_digests.get(header.digest)
+        if sent is not None:
+            return sent, ()
+        self._sent_digests[header.digest] = Function(
+            header.digest, header.name, header.reusable, header.self_name, frames=0
+        )
         if len(self._sent_digests) > MAX_SENT_DIGESTS:
             del self._sent_digests[next(iter(self._sent_digests))]
         return header, function.frames

@@ -211,11 +211,14 @@ def _check_run(message: RunTasks) -> None:
 
 
 def _check_results(message: Results) -> None:
-    _check_peer(message.client)
-    _check_small(message.engine, "engine", -1)
+    if len(message.client) != PEER_ID_BYTES:
+        _check_peer(message.client)
+    if not -1 <= message.engine < MAX_SMALL:
+        _complain("engine {}", message.engine)
     for piece in message.slices:
-        count = piece.count
-        _check_range(piece.first, count)
+        first, count = piece.first, piece.count
+        if first < 0 or count < 1 or first + count > MAX_SEQ:
+            _check_range(first, count)
         if not -1 <= piece.ordinal < MAX_SEQ:
             _complain("ordinal {}", piece.ordinal)
         if not 0 <= piece.attempt < MAX_SMALL:
@@ -228,7 +231,9 @@ def _check_results(message: Results) -> None:
             _complain("started or completed of the wrong length")
         if piece.outputs and len(piece.outputs) != 4 * count:
             _complain("outputs of the wrong length")
-        _check_columns(piece.columns, count)
+        columns = piece.columns
+        if len(columns.sizes) != 4 * count or columns.buffer_counts or columns.blobs:
+            _check_columns(columns, count)
     if not 0 <= message.number < MAX_SEQ:
         _complain("number {}", message.number)
 

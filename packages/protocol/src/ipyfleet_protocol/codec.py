@@ -12,7 +12,7 @@ range.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -37,6 +37,9 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
 
+encode: Callable[[Message], bytes] = _encoder.encode
+"""Return the header frame of a message."""
+
 encode_part = _encoder.encode
 """Return the msgpack of a struct that travels inside a payload, such as an `ErrorInfo`."""
 
@@ -46,11 +49,6 @@ class SliceFrames(NamedTuple):
 
     function: Sequence[Frame]
     payload: Sequence[Frame]
-
-
-def encode(message: Message) -> bytes:
-    """Return the header frame of a message."""
-    return _encoder.encode(message)
 
 
 def decode(header: Frame) -> AnyMessage:
@@ -105,7 +103,8 @@ def split(message: Submit | RunTasks | Results, frames: Sequence[Frame]) -> list
             end += sum(read_uint32(columns.buffer_counts))
         if end > len(frames):
             raise ProtocolError(f"a message announces {end} frames or more and has {len(frames)}")
-        announced = sum(read_uint32(columns.sizes))
+        sizes = columns.sizes
+        announced = int.from_bytes(sizes, "little") if len(sizes) == 4 else sum(read_uint32(sizes))
         if len(frames[start]) != announced:
             raise ProtocolError(
                 f"a packed frame has {len(frames[start])} bytes where {announced} are announced"

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from ipyfleet_client.asyncresult import AsyncResult
@@ -354,14 +355,29 @@ class View:
     # -- for subclasses -----------------------------------------------------------------------
 
     def _pack_function(self, f: Any) -> PackedFunction:
-        if isinstance(f, PrePickled):
-            return f.function
-        check_callable(f)
+        if type(f) is not FunctionType:
+            if isinstance(f, PrePickled):
+                return f.function
+            check_callable(f)
         return pack_function(f)
 
-    def _new_work(self, total: int, method: str, name: str, **options: Any) -> Work:
+    def _new_work(
+        self,
+        total: int,
+        method: str,
+        name: str,
+        targets: list[int] | None = None,
+        *,
+        closed: bool = True,
+    ) -> Work:
         return Work(
-            total, method=method, name=name, submitted=time.time(), label=self.label, **options
+            total,
+            method=method,
+            name=name,
+            submitted=time.time(),
+            label=self.label,
+            targets=targets,
+            closed=closed,
         )
 
 

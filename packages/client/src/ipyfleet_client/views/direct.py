@@ -5,6 +5,7 @@ What lives here: `DirectView`.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -53,7 +54,10 @@ class DirectView(View):
         """Return the engine ids, and whether the result is that of a single one."""
         if targets is None:
             targets = self.targets
-        chosen = self._session.link.engines.targets(targets)
+        directory = self.client.session.link.engines
+        if type(targets) is int and targets in directory.ids:
+            return [targets], True  # as below, in a tenth of the time
+        chosen = directory.targets(targets)
         if isinstance(chosen, int):
             return [chosen], True
         if not chosen:
@@ -93,9 +97,11 @@ class DirectView(View):
         function = self._pack_function(f)
         engines, single = self._resolve(targets)
         payload = pack_call(args, kwargs)
-        work = self._new_work(len(engines), "apply", function.function.name, targets=engines)
-        spec = Spec("apply", "direct", shared=len(engines) > 1, label=self.label)
-        return PreparedCall(work, spec, function, payload, engines, single)
+        count = len(engines)
+        work = self._new_work(count, "apply", function.function.name, engines)
+        return PreparedCall(
+            work, _apply_spec(count > 1, work.label), function, payload, engines, single
+        )
 
     # -- map ----------------------------------------------------------------------------------
 
@@ -449,6 +455,11 @@ class DirectView(View):
         switch = getattr(serialize, name)
         switch()
         return self.apply_sync(switch)
+
+
+@functools.lru_cache(maxsize=256)
+def _apply_spec(shared: bool, label: str) -> Spec:
+    return Spec("apply", "direct", shared=shared, label=label)
 
 
 def _check_name(method: str, name: Any) -> None:
