@@ -228,7 +228,8 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, ResultTasks, Future[A
                 f"return_when must be None, {ALL_COMPLETED!r} or {FIRST_EXCEPTION!r}, not "
                 f"{return_when!r}"
             )
-        if self._state == FUTURE_PENDING and not self._wait_until(self.ready, timeout):
+        wait_until = self._wait_until if self._streamer is not None else self._session.wait_until
+        if self._state == FUTURE_PENDING and not wait_until(self.ready, timeout):
             raise TimeoutError(
                 f"the result was not there within {timeout} s: {self._work.arrived} of "
                 f"{self._work.total} tasks have ended; get() or wait() again to go on waiting"

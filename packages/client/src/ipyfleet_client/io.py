@@ -38,7 +38,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
 
 from ipyfleet_client.connection import Connection
 from ipyfleet_client.continuity import Continuity, Phase
@@ -69,7 +71,7 @@ _NOT_THERE_YET = (ConnectionError, FileNotFoundError, BlockingIOError, TimeoutEr
 Connect: TypeAlias = Callable[[], Connection]
 
 
-class _Waiter:
+class _Waiter(msgspec.Struct, eq=False):
     """A thread that waits for something.
 
     Attributes:
@@ -78,12 +80,9 @@ class _Waiter:
         lock: locked, once it follows; who releases it wakes the thread.
     """
 
-    __slots__ = ("is_done", "lock", "predicate")
-
-    def __init__(self, predicate: Callable[[], object]) -> None:
-        self.predicate = predicate
-        self.is_done = False
-        self.lock: threading.Lock | None = None
+    predicate: Callable[[], object]
+    is_done: bool = False
+    lock: Any = None
 
     def wake(self) -> None:
         if self.lock is not None and self.lock.locked():
@@ -323,27 +322,32 @@ class Wire:
     # -- receiving ----------------------------------------------------------------------------
 
     def _drain(self, wait: bool = True, *, leading: bool = False) -> bool:
-        """Receive and dispatch all there is; False if another thread is at it."""
+        """Receive and dispatch all there is; False if another thread is at it.
+
+        Args:
+            wait: for the other thread.
+            leading: this is the leader, which is told by the descriptor if there is more.
+        """
         if not self._receiving.acquire(blocking=wait):
             return False
         try:
-            while True:
+            while (connection := self._connection) is not None:
                 with self._using:
-                    connection = self._connection
-                    if connection is None:
+                    received = connection.receive_all()
+                    if not received and connection.is_over:
+                        self._lose_connection()
                         break
-                    frames = connection.receive()
-                    if frames is None:
-                        if (
-                            not self._alarm_set
-                            or connection.is_over
-                            or connection.unsent_bytes
-                            or self._room_wanted
-                            or self.continuity.backlog
-                        ):
-                            self._settle(connection)
-                        break
-                self._dispatch(frames)
+                for frames in received:
+                    self._dispatch(frames)
+                if (
+                    not self._alarm_set
+                    or connection.unsent_bytes
+                    or self._room_wanted
+                    or self.continuity.backlog
+                ):
+                    self._settle()
+                if (leading or not received) and not connection.is_over:
+                    break
         finally:
             self._receiving.release()
         # The leader looks after itself.
@@ -351,20 +355,18 @@ class Wire:
             self._wake_ready()
         return True
 
-    def _settle(self, connection: Connection) -> None:
-        """All has been received: see to what else a connection may want. Both locks are held."""
-        if connection.is_over:
-            self._lose_connection()
-            return
-        if not self._alarm_set:
-            self._acknowledge()
-        room_wanted = not self._push() and not self._n_sending
-        if room_wanted != self._room_wanted:
-            if self.in_io_thread:
-                self._room_wanted = room_wanted
-                self._poller.want_room(room_wanted)
-            elif room_wanted:
-                self.call_soon(self._drain)
+    def _settle(self) -> None:
+        """See to what else a connection may want; called by who receives."""
+        with self._using:
+            if not self._alarm_set:
+                self._acknowledge()
+            room_wanted = not self._push() and not self._n_sending
+            if room_wanted != self._room_wanted:
+                if self.in_io_thread:
+                    self._room_wanted = room_wanted
+                    self._poller.want_room(room_wanted)
+                elif room_wanted:
+                    self.call_soon(self._drain)
 
     def take(self, frames: Sequence[Frame]) -> bool:
         """Count a message; from `dispatch`. Whether it is of this session; else it is dropped."""

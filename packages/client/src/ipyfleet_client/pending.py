@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ipyfleet_protocol.codec import decode_part
 from ipyfleet_protocol.columns import Frame, Payloads, read_float64, read_uint32
 from ipyfleet_protocol.errors import error_from_info
@@ -52,7 +54,7 @@ class PayloadDropped(RuntimeError):
 STATUS_NAMES = {OK: "ok", FAILED: "error", ABORTED: "aborted"}
 
 
-class Segment:
+class Segment(msgspec.Struct, eq=False):
     """One slice of results as received.
 
     Attributes:
@@ -61,17 +63,12 @@ class Segment:
         received: when it arrived, seconds since the epoch.
     """
 
-    __slots__ = ("_buffers", "_frames", "_payloads", "engine", "piece", "received")
-
-    def __init__(
-        self, piece: ResultSlice, frames: Sequence[Frame], engine: int, received: float
-    ) -> None:
-        self.piece = piece
-        self.engine = engine
-        self.received = received
-        self._frames: Sequence[Frame] | None = frames
-        self._payloads: Payloads | None = None
-        self._buffers: dict[int, list[memoryview] | Exception] | None = None
+    piece: ResultSlice
+    _frames: Sequence[Frame] | None
+    engine: int
+    received: float
+    _payloads: Payloads | None = None
+    _buffers: dict[int, list[memoryview] | Exception] | None = None
 
     def adopt_blobs(self, map_blob: Callable[[BlobHandle], memoryview]) -> None:
         """Map the blobs of the slice, now, so that their files need not stay.
@@ -158,7 +155,7 @@ def _known(stamp: float) -> float | None:
     return None if math.isnan(stamp) else stamp
 
 
-class Work:
+class Work(msgspec.Struct, eq=False, weakref=True):
     """The tasks of one call: their seqs, where they are, how they ended.
 
     Attributes:
@@ -183,69 +180,36 @@ class Work:
         after, follow: what the tasks were submitted to wait for.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_where",
-        "after",
-        "arrivals",
-        "arrived",
-        "blobs",
-        "closed",
-        "code",
-        "failures",
-        "follow",
-        "followers",
-        "foreign_ids",
-        "label",
-        "method",
-        "name",
-        "outputs",
-        "owner",
-        "ranges",
-        "shares",
-        "sinks",
-        "status",
-        "submitted",
-        "targets",
-        "total",
-        "uncounted_outputs",
-    )
+    total: int
+    method: str
+    name: str
+    submitted: float
+    targets: Sequence[int] | None = None
+    label: str = ""
+    closed: bool = True
+    code: str | None = None
+    arrived: int = 0
+    failures: int = 0
+    status: bytearray = msgspec.field(default_factory=bytearray)
+    ranges: list[tuple[int, int, int]] = []
+    arrivals: list[tuple[int, int, Segment, int]] = []
+    blobs: list[BlobHandle] = []
+    owner: Any = None
+    outputs: dict[int, TaskOutput] | None = None
+    uncounted_outputs: int = 0
+    sinks: list[Callable[[int, TaskOutput], None]] | None = None
+    followers: dict[int, list[tuple[Work, int]]] | None = None
+    shares: bool = False
+    foreign_ids: list[str] | None = None
+    after: Dependency | None = None
+    follow: Dependency | None = None
+    _where: array[int] | None = None
 
-    def __init__(
-        self,
-        total: int,
-        *,
-        method: str,
-        name: str,
-        submitted: float,
-        targets: Sequence[int] | None = None,
-        label: str = "",
-        closed: bool = True,
-    ) -> None:
-        self.method = method
-        self.name = name
-        self.label = label
-        self.total = total
-        self.closed = closed
-        self.code: str | None = None
-        self.arrived = 0
-        self.failures = 0
+    def __post_init__(self) -> None:
+        total = self.total
         self.status = bytearray(b"\xff") * total
-        self.ranges: list[tuple[int, int, int]] = []
-        self.arrivals: list[tuple[int, int, Segment, int]] = []
-        self.targets = targets
-        self.submitted = submitted
-        self.blobs: list[BlobHandle] = []
-        self.owner: Any = None
-        self.outputs: dict[int, TaskOutput] | None = None
-        self.uncounted_outputs = 0
-        self.sinks: list[Callable[[int, TaskOutput], None]] | None = None
-        self.followers: dict[int, list[tuple[Work, int]]] | None = None
-        self.shares = False
-        self.foreign_ids: list[str] | None = None
-        self.after: Dependency | None = None
-        self.follow: Dependency | None = None
-        self._where: array[int] | None = array("I", bytes(4 * total)) if total > 1 else None
+        if total > 1:
+            self._where = array("I", bytes(4 * total))
 
     # -- the submitting thread ----------------------------------------------------------------
 

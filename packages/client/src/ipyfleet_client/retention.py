@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import msgspec
+
 from ipyfleet_client.pending import PENDING, Work
 from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.columns import Frame
@@ -26,56 +28,45 @@ Attach = Callable[[PackedFunction], tuple[Function, Sequence[Frame]]]
 """Returns a function's header and the frames that are to go with it: none where they have been."""
 
 
-class Retained:
+class Retained(msgspec.Struct, eq=False):
     """A group with tasks that have not ended.
 
     Attributes:
         first: seq of its first task.
-        open: how many have not ended.
+        options, function, columns, frames: as it was submitted; the frames without the function's.
+        parts: tasks ``index … index+count-1`` of a work, for each call in the group.
+        count: how many tasks it has.
+        open: how many of them have not ended.
     """
 
-    __slots__ = ("_columns", "_frames", "_function", "_options", "_parts", "count", "first", "open")
-
-    def __init__(
-        self,
-        first: int,
-        options: Options,
-        function: PackedFunction | None,
-        columns: Columns,
-        frames: Sequence[Frame],
-    ) -> None:
-        """Keep what all tasks have in common and their payloads, without the function's frames."""
-        self.first = first
-        self.count = self.open = 0
-        self._parts: list[tuple[Work, int, int]] = []
-        self._options, self._function = options, function
-        self._columns, self._frames = columns, frames
-
-    def add(self, work: Work, index: int, count: int) -> None:
-        """Take in tasks ``index …`` of a work: the next in the group."""
-        self._parts.append((work, index, count))
-        self.count += count
-        self.open += count
+    first: int
+    options: Options
+    function: PackedFunction | None
+    columns: Columns
+    frames: Sequence[Frame]
+    parts: list[tuple[Work, int, int]] = []
+    count: int = 0
+    open: int = 0
 
     def release(self) -> None:
         """All tasks have ended: let go of what carried them."""
-        self._frames = ()
-        self._parts = []
+        self.frames = ()
+        self.parts = []
 
     def submission(self, attach: Attach) -> tuple[Group, list[Frame]]:
         """Return the group as it is submitted again, with its frames."""
         header: Function | None = None
-        frames = list(self._frames)
-        if self._function is not None:
-            header, body = attach(self._function)
+        frames = list(self.frames)
+        if self.function is not None:
+            header, body = attach(self.function)
             frames = [*body, *frames]
         ended = b""
         if self.open < self.count:
             ended = b"".join(
                 bytes(status != PENDING for status in work.status[index : index + count])
-                for work, index, count in self._parts
+                for work, index, count in self.parts
             )
-        group = Group(self.first, self.count, self._options, header, self._columns, ended)
+        group = Group(self.first, self.count, self.options, header, self.columns, ended)
         return group, frames
 
 

@@ -349,12 +349,13 @@ class Session:
             logger.debug("dropped a message: %s", error)
             return
         for effect in effects:
-            self._perform(effect)
+            if type(effect) is FinishWork:
+                self._finish(effect.work)
+            else:
+                self._perform(effect)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case FinishWork():
-                self._finish(effect.work)
             case ShowOutput():
                 for sink in list(effect.work.sinks or ()):
                     sink(effect.task, effect.output)

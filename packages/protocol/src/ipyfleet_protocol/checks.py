@@ -1,6 +1,6 @@
 """What a receiver checks in a decoded message, beyond the types of its fields.
 
-What lives here: `check`, with one function for each message that has something to check. What must
+What lives here: `CHECKS`, with one function for each message that has something to check. What must
 not: decoding, frames (`codec.py`).
 """
 
@@ -55,17 +55,6 @@ INCARNATION_BYTES = 8
 
 MAX_SMALL = 1 << 31
 """Engine ids, process ids, attempts, retries, tasks that share one payload stay below."""
-
-
-def check(message: Message) -> None:
-    """Check what the type of a message alone cannot say.
-
-    Raises:
-        ProtocolError: if a field is out of range, or two contradict one another.
-    """
-    check_fields = _CHECKS.get(type(message))
-    if check_fields is not None:
-        check_fields(message)
 
 
 def _require(condition: bool, complaint: str, *values: object) -> None:
@@ -348,7 +337,7 @@ def _check_control_reply(message: ControlReply) -> None:
     _check_small(message.engine, "engine", -1)
 
 
-_CHECKS: dict[type[Message], Callable[[Any], None]] = {
+CHECKS: dict[type[Message], Callable[[Any], None]] = {
     Hello: _check_hello,
     Submit: _check_submit,
     RunTasks: _check_run,
@@ -374,3 +363,5 @@ _CHECKS: dict[type[Message], Callable[[Any], None]] = {
     Request: lambda message: _check_request(message.request),
     Reply: lambda message: _check_request(message.request),
 }
+"""By kind of message: checks what its type alone cannot say, and raises `ProtocolError` if a field
+is out of range, or two contradict one another. What is not here has nothing to check."""

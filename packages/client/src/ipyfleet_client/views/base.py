@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+import msgspec
 
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.pending import Work
@@ -56,7 +58,7 @@ class Flag(Generic[T]):
             view._flags[self.name] = value
 
 
-class PreparedCall(NamedTuple):
+class PreparedCall(msgspec.Struct, eq=False):
     """A call that is packed and not sent.
 
     Attributes:
@@ -212,7 +214,7 @@ class View:
         raise NotImplementedError
 
     def _send(self, call: PreparedCall) -> None:
-        self._session.submit.submit(
+        self.client.session.submit.submit(
             call.work,
             call.spec,
             call.function,
@@ -353,6 +355,11 @@ class View:
         return "all" if targets is None else targets
 
     # -- for subclasses -----------------------------------------------------------------------
+
+    def _flags_now(self) -> dict[str, Any]:
+        """Return the flags that have been set, in this thread; for several at once."""
+        overrides = self._overrides.__dict__
+        return {**self._flags, **overrides} if overrides else self._flags
 
     def _pack_function(self, f: Any) -> PackedFunction:
         if type(f) is not FunctionType:

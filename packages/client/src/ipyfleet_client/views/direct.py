@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.mapresult import AsyncMapResult, JoinedResult
 from ipyfleet_client.partition import Dist, as_sequence, check_dist, partition, sizes
+from ipyfleet_client.pending import Work
 from ipyfleet_client.submission import Spec
 from ipyfleet_client.views.base import PreparedCall, View, check_sequences
 from ipyfleet_protocol import serialize
@@ -95,13 +97,20 @@ class DirectView(View):
         targets: Any = None,
     ) -> PreparedCall:
         function = self._pack_function(f)
-        engines, single = self._resolve(targets)
+        flags = self._flags_now()
+        label = flags.get("label", "")
+        engines, single = self._resolve(flags["targets"] if targets is None else targets)
         payload = pack_call(args, kwargs)
-        count = len(engines)
-        work = self._new_work(count, "apply", function.function.name, engines)
-        return PreparedCall(
-            work, _apply_spec(count > 1, work.label), function, payload, engines, single
+        work = Work(
+            len(engines),
+            method="apply",
+            name=function.function.name,
+            submitted=time.time(),
+            label=label,
+            targets=engines,
         )
+        spec = _apply_spec(len(engines) > 1, label)
+        return PreparedCall(work, spec, function, payload, engines, single)
 
     # -- map ----------------------------------------------------------------------------------
 

@@ -124,10 +124,15 @@ class LocalStream:
         n_bytes = len(prefix) + sum(sizes)
         sent = 0
         if not self._unsent and not self.is_over and len(frames) < PIECES_MAX:
-            if n_bytes <= JOIN_MAX_BYTES:
-                sent = self._write_one(b"".join((prefix, *frames)))
-            else:
+            if n_bytes > JOIN_MAX_BYTES:
                 sent = self._write([prefix, *frames])
+            else:
+                try:
+                    sent = self._socket.send(b"".join((prefix, *frames)), _NOSIGNAL)
+                except BlockingIOError:
+                    pass  # there is no room just now
+                except OSError:
+                    self.is_over = True
             if sent == n_bytes:
                 return True
         if self.is_over:
@@ -175,15 +180,6 @@ class LocalStream:
                 return False
         return True
 
-    def _write_one(self, piece: bytes) -> int:
-        try:
-            return self._socket.send(piece, _NOSIGNAL)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self.is_over = True
-            return 0
-
     def _write(self, pieces: Sequence[Frame]) -> int:
         try:
             return self._socket.sendmsg(pieces, (), _NOSIGNAL)
@@ -208,6 +204,20 @@ class LocalStream:
                 self._is_drained = False
                 return None
         return messages.popleft()
+
+    def receive_all(self) -> list[list[Frame]]:
+        """Return the messages that can be had at once, in order; none if no whole one is there.
+
+        The descriptor tells whether there are more, also after some.
+        """
+        messages = self._deframer.messages
+        while not messages:
+            if (self._is_drained and not self.is_over) or not (self.read() or messages):
+                break
+        self._is_drained = False
+        received = list(messages)
+        messages.clear()
+        return received
 
     def read(self) -> bool:
         """Read once, into `messages`; return whether anything was there."""
