@@ -371,7 +371,7 @@ class Wire:
     def take(self, frames: Sequence[Frame]) -> bool:
         """Count a message; from `dispatch`. Whether it is of this session; else it is dropped."""
         continuity = self.continuity
-        if not continuity.takes:
+        if continuity.phase is not Phase.OPEN and not continuity.takes:
             return False
         if continuity.keeps and continuity.received.note(sum(map(len, frames)), time.monotonic()):
             with self._using:

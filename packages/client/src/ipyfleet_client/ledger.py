@@ -63,7 +63,7 @@ class Ledger:
         position = bisect_right(self._starts, seq) - 1
         if position >= 0:
             first, end, work, index, _ = self._ranges[position]
-            if seq < end and not work.done:
+            if seq < end and (work.arrived < work.total or not work.closed):
                 return work, index + seq - first, end - seq
         return None
 

@@ -280,7 +280,7 @@ class ClientLink:
                     self._expect_outputs(work, index, count, seq, seq - piece.first, piece)
                 if work.followers:
                     effects += map(FinishWork, work.feed_followers(index, count))
-                if work.done:
+                if work.arrived == work.total and work.closed:
                     ledger.forget(work)
                     self._recent.append(weakref.ref(work))
                     effects.append(FinishWork(work))

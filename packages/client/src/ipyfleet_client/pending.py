@@ -128,10 +128,6 @@ class Segment(msgspec.Struct, eq=False):
         completed = read_float64(self.piece.completed)[index]
         return _known(started), _known(completed)
 
-    def drop_payload(self) -> None:
-        """Forget the values; times and statuses stay."""
-        self._frames = self._payloads = self._buffers = None
-
     def _load(self) -> Payloads:
         payloads = self._payloads
         if payloads is None:
@@ -369,4 +365,4 @@ class Work(msgspec.Struct, eq=False, weakref=True):
             return
         for _, count, segment, _ in self.arrivals:
             if segment.piece.count == count:
-                segment.drop_payload()
+                segment._frames = segment._payloads = segment._buffers = None

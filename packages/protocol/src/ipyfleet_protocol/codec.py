@@ -34,6 +34,8 @@ from .messages import (
 
 T = TypeVar("T")
 
+_new_tuple = tuple.__new__
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
 
@@ -111,7 +113,8 @@ def split(message: Submit | RunTasks | Results, frames: Sequence[Frame]) -> list
             raise ProtocolError(
                 f"a packed frame has {len(frames[start])} bytes where {announced} are announced"
             )
-        out.append(SliceFrames(frames[position:start], frames[start:end]))
+        # Without its own __new__, a Python call for each message.
+        out.append(_new_tuple(SliceFrames, (frames[position:start], frames[start:end])))
         position = end
     if position != len(frames):
         raise ProtocolError(f"a message announces {position} frames and has {len(frames)}")

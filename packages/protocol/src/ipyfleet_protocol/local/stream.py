@@ -27,7 +27,7 @@ from weakref import WeakSet
 
 from ..columns import Frame
 from ..errors import ProtocolError
-from .framing import Deframer, frame_prefix
+from .framing import PREFIXES, Deframer, frame_prefix
 
 RECEIVE_BYTES = 64 * 1024
 """Read at a time. Larger blocks the allocator would map and unmap each time."""
@@ -120,10 +120,11 @@ class LocalStream:
             Whether the system has taken all of it. If not, the rest waits for `flush`.
         """
         sizes = list(map(len, frames))
-        prefix = frame_prefix(sizes)
+        n_frames = len(sizes)
+        prefix = PREFIXES[n_frames].pack(n_frames, *sizes) if n_frames < 17 else frame_prefix(sizes)
         n_bytes = len(prefix) + sum(sizes)
         sent = 0
-        if not self._unsent and not self.is_over and len(frames) < PIECES_MAX:
+        if not self._unsent and not self.is_over and n_frames < PIECES_MAX:
             if n_bytes > JOIN_MAX_BYTES:
                 sent = self._write([prefix, *frames])
             else:
@@ -146,7 +147,7 @@ class LocalStream:
             self._unsent.append(bytes(rest) if self._copies and not rest.readonly else rest)
             self.unsent_bytes += size - sent
             sent = 0
-        return self.flush() if len(frames) >= PIECES_MAX else False
+        return self.flush() if n_frames >= PIECES_MAX else False
 
     def flush(self) -> bool:
         """Write what waits, as far as that goes now; return whether nothing waits any more."""
