@@ -1,7 +1,8 @@
-"""What two peers of an ipyfleet cluster must agree on: the wire protocol, without any sockets.
+"""What two peers of an ipyfleet cluster must agree on: the wire protocol.
 
 Typed messages and their frames, serialization of functions and data, shared-memory blobs,
-connection files, errors. Importing the package imports nothing but the errors and the messages;
+connection files, errors; and, in `local`, the Unix sockets over which processes of one host
+exchange messages. zmq, which carries them to other hosts, is not imported. Importing the package imports nothing but the errors and the messages;
 each submodule says in its docstring what it holds.
 """
 
