@@ -20,6 +20,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,11 +57,12 @@ class LocalRouter:
     """See the module docstring.
 
     Attributes:
-        inbox: messages that have arrived, each with its sender's identity as first frame; for the
-            owner to take out.
-        lost: identities whose connection has ended; likewise.
+        inbox: messages that have arrived, each with its sender's identity as first frame, and
+            behind the last of a connection that has ended the identity alone; for the owner to take
+            out.
         n_refused: connections that were turned away or made no sense.
-        on_room: called when a connection of which `send` said that it is full has room again.
+        on_room: called with the identity when a connection of which `send` said that it is full
+            has room again.
     """
 
     def __init__(self, path: Path, poller: DescriptorPoller) -> None:
@@ -74,9 +76,8 @@ class LocalRouter:
             OSError: one cannot listen there.
         """
         self.inbox: deque[list[Frame]] = deque()
-        self.lost: list[bytes] = []
         self.n_refused = 0
-        self.on_room: Callable[[], object] = _do_nothing
+        self.on_room: Callable[[bytes], object] = _do_nothing
         self._path = path
         self._poller = poller
         self._is_deaf = False
@@ -114,9 +115,11 @@ class LocalRouter:
         identity, stream = connection
         if events & _OUT and stream.flush():
             self._poller.modify(fd, _IN)
-            self.on_room()
+            self.on_room(identity)
         if events & ~_OUT:
-            stream.read()
+            # What was sent before the other end broke off counts, however much it is.
+            while stream.read() and stream.is_over:
+                pass
             if stream.messages:
                 self._take(identity, stream)
         if stream.is_over:
@@ -129,6 +132,9 @@ class LocalRouter:
             identity = self._name(stream, messages.popleft())
         while messages:
             frames = messages.popleft()
+            if not frames:
+                stream.is_over = True  # nothing that anybody sends
+                return
             frames.insert(0, identity)
             self.inbox.append(frames)
 
@@ -167,7 +173,8 @@ class LocalRouter:
                 self.n_refused += 1
                 connected.close()
                 continue
-            stream = LocalStream(connected)
+            # What goes out has come in, and is nobody's to change.
+            stream = LocalStream(connected, copies=False)
             self._connections[stream.fileno()] = b"", stream
             self._poller.register(stream.fileno(), _IN)
 
@@ -177,7 +184,7 @@ class LocalRouter:
         stream.close()
         if identity and self._streams.get(identity) is stream:
             del self._streams[identity]
-            self.lost.append(identity)
+            self.inbox.append([identity])
         if self._is_deaf:
             self._is_deaf = False
             self._poller.modify(self._listener.fileno(), _IN)
@@ -210,15 +217,19 @@ class LocalRouter:
             self._drop(stream.fileno())
 
     def close(self, linger_s: float = 0.0) -> None:
-        """Close all; what waits has a moment to leave. The socket's file is removed. Idempotent."""
+        """Close all; what waits has a moment to leave. The socket's file is removed. Idempotent.
+
+        `linger_s` is for all together.
+        """
         if self._listener.fileno() < 0:
             return
         self._poller.unregister(self._listener.fileno())
         self._listener.close()
         self._path.unlink(missing_ok=True)
+        deadline = time.monotonic() + linger_s
         for fd, (_, stream) in self._connections.items():
             self._poller.unregister(fd)
-            stream.close(linger_s)
+            stream.close(deadline - time.monotonic())
         self._connections.clear()
         self._streams.clear()
 
@@ -234,7 +245,7 @@ def _is_ours(connected: socket.socket) -> bool:
     return uid in (os.geteuid(), 0)
 
 
-def _do_nothing() -> None:
+def _do_nothing(identity: bytes) -> None:
     return
 
 
