@@ -1,9 +1,10 @@
-"""A raw peer that plays the controller: a real ROUTER that speaks the protocol, no more."""
+"""A raw peer that plays the controller: what engines connect to, and the protocol, no more."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pytest
 import zmq
@@ -29,6 +30,7 @@ from ipyfleet_protocol.connection import (
 )
 from ipyfleet_protocol.hosts import host_id
 from ipyfleet_protocol.ids import Channel, PeerId, split_routing_id
+from ipyfleet_protocol.local import LocalRouter, Unreachable, local_url
 from ipyfleet_protocol.reliable import SESSION_MESSAGES, Sent
 from ipyfleet_protocol.reliable import Received as ReceivedCount
 from ipyfleet_protocol.serialize import pack_call, pack_function, unpack
@@ -70,20 +72,107 @@ class Received(NamedTuple):
     frames: list[bytes]
 
 
-class FakeController:
-    """The controller's end of the wire, driven by a test."""
+class Wire(Protocol):
+    """What peers connect to."""
 
-    def __init__(self, directory: Path) -> None:
+    url: str
+
+    def receive(self, timeout_s: float) -> list[Any] | None:
+        """Return a sender's identity and its message; the identity alone when it is gone."""
+
+    def send(self, identity: bytes, frames: Sequence[Any]) -> None:
+        """Send a message; raises `Unreachable` where there is nobody of that name."""
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Break all connections; what has not left is lost if `at_once`."""
+
+
+class LocalWire:
+    """Unix sockets, as on the controller's host."""
+
+    def __init__(self, path: Path) -> None:
+        self.url = local_url(path)
+        self._poll = select.poll()
+        self._router = LocalRouter(path, self._poll)
+
+    def _turn(self, timeout_s: float) -> None:
+        for fd, events in self._poll.poll(1000 * timeout_s):
+            self._router.on_ready(fd, events)
+
+    def receive(self, timeout_s: float) -> list[Any] | None:
+        if not self._router.inbox:
+            self._turn(timeout_s)
+        return self._router.inbox.popleft() if self._router.inbox else None
+
+    def send(self, identity: bytes, frames: Sequence[Any]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not self._router.send(identity, frames):
+            assert time.monotonic() < deadline, "it does not read"
+            self._turn(0.05)
+
+    def disconnect(self, identity: bytes) -> None:
+        self._router.disconnect(identity)
+
+    def close(self, *, at_once: bool = False) -> None:
+        self._router.close(0.0 if at_once else 1.0)
+
+
+class ZmqWire:
+    """zmq, as for other hosts and through tunnels.
+
+    Args:
+        url: where to listen; a port of ``*`` is chosen and stays.
+        heartbeat_ms: who is silent for longer is cut off; 0 for nobody.
+    """
+
+    def __init__(self, url: str, heartbeat_ms: int = 0) -> None:
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._router.setsockopt(zmq.LINGER, 1000)
+        if heartbeat_ms:
+            self._router.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
+            self._router.setsockopt(zmq.HEARTBEAT_TIMEOUT, heartbeat_ms)
+        self._router.bind(url)
+        self.url = self._router.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def receive(self, timeout_s: float) -> list[Any] | None:
+        if not self._router.poll(int(1000 * timeout_s)):
+            return None
+        return list(self._router.recv_multipart())
+
+    def send(self, identity: bytes, frames: Sequence[Any]) -> None:
+        try:
+            self._router.send_multipart([identity, *frames])
+        except zmq.ZMQError as error:
+            raise Unreachable from error
+
+    def close(self, *, at_once: bool = False) -> None:
+        if not self._router.closed:
+            self._router.close(0 if at_once else None)
+            self._context.term()
+
+
+class FakeController:
+    """The controller's end of the wire, driven by a test.
+
+    Args:
+        directory: for its files.
+        listen: makes the wire, given the url that it had before, or "".
+    """
+
+    def __init__(self, directory: Path, listen: Callable[[str], Wire] | None = None) -> None:
         self.directory = directory
-        self.url = f"ipc://{directory}/router"
         self.incarnation = b""
         """Empty: this controller knows nothing of resuming."""
-        self.heartbeat_ms = 0
+        self._listen = listen or (lambda url: LocalWire(directory / "router"))
+        self.url = ""
         self.sent: dict[tuple[PeerId, Channel], Sent] = {}
         self.got: dict[tuple[PeerId, Channel], ReceivedCount] = {}
         self.attached: set[tuple[PeerId, Channel]] = set()
-        self.repeated: list[int] = []
-        """Tasks of which a result came once more."""
+        self.repeats: list[Ended] = []
+        """Results that came once more."""
         self.come_up()
         self.instance = new_instance()
         self.info: ConnectionInfo = new_connection_info(
@@ -111,11 +200,10 @@ class FakeController:
         self._attached: dict[PeerId, set[Channel]] = {}
 
     def close(self) -> None:
-        """Stop every process that was started, and close the socket."""
+        """Stop every process that was started, and listen no more."""
         for process in self.processes:
             self.stop(process)
-        self.router.close()
-        self.context.term()
+        self.wire.close(at_once=True)
 
     # -- breaks -------------------------------------------------------------------------------
 
@@ -124,21 +212,22 @@ class FakeController:
         if incarnation is not None:
             self.incarnation = incarnation
             self.sent, self.got = {}, {}
-        self.context: zmq.Context[Any] = zmq.Context()
-        self.router = self.context.socket(zmq.ROUTER)
-        self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self.router.setsockopt(zmq.LINGER, 0)
-        if self.heartbeat_ms:
-            self.router.setsockopt(zmq.HEARTBEAT_IVL, self.heartbeat_ms)
-            self.router.setsockopt(zmq.HEARTBEAT_TIMEOUT, self.heartbeat_ms)
-        self.router.bind(self.url)
+        self.wire = self._listen(self.url)
+        self.url = self.wire.url
 
     def go_down(self) -> None:
         """Break all connections; what was not read is lost, and so is what has not left."""
-        self.router.close(0)
-        self.context.term()
+        self.wire.close(at_once=True)
         self.attached.clear()
+
+    def forget(self, peer: PeerId) -> None:
+        """Take a peer's connections for broken, as they are for whoever ended them."""
+        self.attached = {(other, channel) for other, channel in self.attached if other != peer}
+
+    @property
+    def repeated(self) -> list[int]:
+        """Tasks of which a result came once more."""
+        return [ended.seq for ended in self.repeats]
 
     def _count(self, received: Received) -> bool:
         """Count a message; False if its sender has to say hello first."""
@@ -148,7 +237,7 @@ class FakeController:
                 self.sent[key].acknowledge(received.message.received)
             case m.Hello() | m.Attach() if self.incarnation and self.welcome:
                 # The peer may have opened yet another socket: then it greets again.
-                with contextlib.suppress(zmq.ZMQError):
+                with contextlib.suppress(Unreachable):
                     self._resume(key, received.message)
             case message if self.incarnation and type(message) not in SESSION_MESSAGES:
                 if key not in self.attached:
@@ -171,7 +260,7 @@ class FakeController:
             welcome.incarnation, welcome.received = self.incarnation, got.count
             self.send(peer, channel, welcome)
         for frames in sent.unacknowledged(received):
-            self.router.send_multipart([self.addresses[peer, channel], *frames])
+            self.wire.send(self.addresses[peer, channel], frames)
 
     # -- processes ----------------------------------------------------------------------------
 
@@ -200,14 +289,19 @@ class FakeController:
     # -- receiving ----------------------------------------------------------------------------
 
     def receive(self, timeout_s: float) -> bool:
-        if not self.router.poll(max(1, int(timeout_s * 1000))):
+        parts = self.wire.receive(timeout_s)
+        if parts is None:
             return False
-        identity, header, *frames = self.router.recv_multipart()
+        identity = bytes(parts[0])
         found = split_routing_id(identity)
         if found is None:
-            # What is read of a connection after the next one of the same name has come.
+            # What zmq reads of a connection after the next one of the same name has come.
             assert self.incarnation
             return True
+        if len(parts) == 1:
+            self.attached.discard(found)
+            return True
+        header, *frames = parts[1:]
         self.addresses[found] = identity
         received = Received(*found, decode(header), frames)
         if self._count(received):
@@ -265,11 +359,7 @@ class FakeController:
         outputs = read_uint32(piece.outputs)
         for i in range(piece.count):
             seq = piece.first + i
-            if self.incarnation and seq in self.ended:
-                self.repeated.append(seq)
-                continue
-            assert seq not in self.ended, f"task {seq} ended twice"
-            self.ended[seq] = Ended(
+            ended = Ended(
                 seq,
                 piece.ordinal + i,
                 piece.status[i],
@@ -281,6 +371,11 @@ class FakeController:
                 outputs[i] if outputs else 0,
                 channel,
             )
+            if self.incarnation and seq in self.ended:
+                self.repeats.append(ended)
+                continue
+            assert seq not in self.ended, f"task {seq} ended twice"
+            self.ended[seq] = ended
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -292,10 +387,10 @@ class FakeController:
             self.sent.setdefault((peer, channel), Sent()).note(parts)
             if (peer, channel) in self.attached:
                 # A connection that has just broken: it is sent when the peer has greeted.
-                with contextlib.suppress(zmq.ZMQError):
-                    self.router.send_multipart([self.addresses[peer, channel], *parts])
+                with contextlib.suppress(Unreachable):
+                    self.wire.send(self.addresses[peer, channel], parts)
             return
-        self.router.send_multipart([self.addresses[peer, channel], *parts])
+        self.wire.send(self.addresses[peer, channel], parts)
 
     def wait_engines(self, count: int = 1, timeout_s: float = TIMEOUT_S) -> list[PeerId]:
         self.until(lambda: len(self.engines) >= count, timeout_s)
@@ -421,10 +516,14 @@ def wait_until(condition: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
     return value
 
 
-def _controller() -> Iterator[FakeController]:
+def _listen_tcp(url: str, heartbeat_ms: int = 0) -> ZmqWire:
+    return ZmqWire(url or "tcp://127.0.0.1:*", heartbeat_ms)
+
+
+def _controller(listen: Callable[[str], Wire] | None = None) -> Iterator[FakeController]:
     # Not tmp_path: the path of a Unix socket must be short.
     directory = Path(tempfile.mkdtemp(prefix="ipyfleet-test-"))
-    controller = FakeController(directory)
+    controller = FakeController(directory, listen)
     try:
         yield controller
     finally:
@@ -438,12 +537,26 @@ def controller() -> Iterator[FakeController]:
     yield from _controller()
 
 
+@pytest.fixture(params=["unix", "tcp"])
+def either(request: pytest.FixtureRequest) -> Iterator[FakeController]:
+    """A controller on this host, and one on another."""
+    yield from _controller(None if request.param == "unix" else _listen_tcp)
+
+
+@pytest.fixture
+def impatient() -> Iterator[FakeController]:
+    """A controller on another host that cuts off who is silent for 0.3 s."""
+    yield from _controller(lambda url: _listen_tcp(url, 300))
+
+
 @pytest.fixture(scope="module")
 def shared() -> Iterator[FakeController]:
     """A controller for the tests of one module, with one engine: `shared.engine`."""
     for controller in _controller():
         controller.start("-n=1")
         [controller.engine] = controller.wait_engines(1)
+        # No connection shall come in the middle of a test and be taken for its leak.
+        controller.until(lambda: len(controller.addresses) == 4)
         yield controller
 
 
@@ -451,6 +564,16 @@ def shared() -> Iterator[FakeController]:
 def wait() -> Callable[..., Any]:
     """The function `wait_until`."""
     return wait_until
+
+
+@pytest.fixture(scope="session")
+def listen() -> Callable[[str, Path], Wire]:
+    """A function that listens over "unix" or over "ipc", with a socket at a path."""
+
+    def listen(kind: str, path: Path) -> Wire:
+        return LocalWire(path) if kind == "unix" else ZmqWire(f"ipc://{path}")
+
+    return listen
 
 
 @pytest.fixture(scope="session")

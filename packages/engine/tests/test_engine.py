@@ -1,4 +1,4 @@
-"""One real engine, forked by a real agent, against a raw ROUTER: what tasks do, what returns."""
+"""One real engine, forked by a real agent: what tasks do, what returns."""
 
 from __future__ import annotations
 
@@ -568,7 +568,7 @@ def test_sigint_interrupts_the_running_task_only(shared: Any, wait: Any) -> None
 def test_malformed_messages_are_dropped(shared: Any) -> None:
     """Rubbish on either channel disturbs nothing."""
     for channel in (Channel.TASK, Channel.CONTROL):
-        shared.router.send_multipart([shared.addresses[shared.engine, channel], b"\xc1rubbish"])
+        shared.wire.send(shared.addresses[shared.engine, channel], [b"\xc1rubbish"])
         shared.send(shared.engine, channel, m.Probe())
     assert shared.apply(shared.engine, abs, -1).value == 1
 

@@ -5,11 +5,11 @@ What lives here: `Agent`. What must not: the work of engines.
 Theory of operation
 -------------------
 The agent is single-threaded. It imports and builds everything that an engine needs, forks the
-engines while it owns neither a thread nor a zmq context, and only then opens its own link. It
-sleeps in one poll until the controller says something, a signal arrives (SIGCHLD: an engine has
-ended), its lease ends, or a log has to be looked at. Where an engine is to be replaced (`respawn`)
-the link is closed first, and opened again under the same peer id: a process that forks must own
-neither a thread nor a zmq context.
+engines, and only then opens its own link. It sleeps in one poll until the controller says
+something, a signal arrives (SIGCHLD: an engine has ended), its lease ends, or a log has to be
+looked at. To another host the link is zmq's, with threads, and a process that forks must have
+none: where an engine is to be replaced (`respawn`) such a link is closed first, and opened again
+under the same peer id.
 
 No engine outlives the agent: each has asked the kernel for SIGKILL at its parent's death, and a
 clean end of the agent stops them first. Nor does the agent outlive its cluster: when the controller
@@ -32,8 +32,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import zmq
-
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo
 from ipyfleet_protocol.ids import Channel, PeerId
@@ -52,7 +50,7 @@ from ipyfleet_protocol.messages import (
     Welcome,
 )
 
-from .channel import Handler, ReliableChannel
+from .channel import Handler, ReliableChannel, wait_for_news
 from .children import Death, Nursery
 from .endpoint import Endpoint, make_endpoint
 from .leftovers import remove_ownerless, remove_traces
@@ -68,34 +66,38 @@ STOP_GRACE_S = 2.0
 REPORTS = 256
 """Deaths that are reported again to a controller that has lost its memory."""
 
+LINGER_S = 0.2
+
 HEARD_S = 1.0
 """How long the agent waits to be heard before it closes its link in order to fork."""
 
 
 class AgentLink:
-    """The agent's channel; its zmq context exists only between `open` and `close`."""
+    """The agent's channel; zmq's threads, if it has any, exist only between `open` and `close`."""
 
     def __init__(self, endpoint: Endpoint, handle: Handler) -> None:
         self.endpoint = endpoint
         self.channel = ReliableChannel(endpoint, Channel.AGENT, endpoint.hello, handle)
-        self._context: zmq.Context[Any] | None = None
+        self._connector = endpoint.connector()
+        self.is_open = False
+        """Whether there is a connection, or will be."""
 
     @property
-    def is_open(self) -> bool:
-        """Whether there is a socket."""
-        return self._context is not None
+    def may_fork(self) -> bool:
+        """Whether the process may fork as it is."""
+        return not self._connector.has_threads
 
     def open(self) -> None:
         """Connect and say hello."""
-        self._context = zmq.Context()
-        self.channel.open(self._context)
+        self.is_open = True
+        self.channel.open(self._connector)
 
     def close(self) -> None:
-        """Close the socket and end zmq's threads; what is queued has a moment to leave."""
-        if self._context is not None:
-            self.channel.close(200)
-            self._context.term()
-        self._context = None
+        """Close the connection and end zmq's threads; what waits has a moment to leave."""
+        if self.is_open:
+            self.is_open = False
+            self.channel.close(LINGER_S)
+            self._connector.close()
 
 
 class Agent:
@@ -162,7 +164,7 @@ class Agent:
 
     @property
     def private_fds(self) -> list[int]:
-        """The agent's file descriptors, which a forked engine has to close."""
+        """The agent's pipes, which a forked engine has to close."""
         fds = [self._signal_read, self._signal_write]
         return fds if self._lease_fd is None else [*fds, self._lease_fd]
 
@@ -198,19 +200,18 @@ class Agent:
         return self._exit_code or 0
 
     def _serve(self) -> None:
-        poller = self._make_poller()
         self._give_up = time.monotonic() + self._timeout_s
         self._reap()
+        fds = [self._signal_read] if self._lease_fd is None else [self._signal_read, self._lease_fd]
         while self._exit_code is None:
-            events = dict(poller.poll(self._timeout_ms()))
-            if self._signal_read in events:
+            ready = wait_for_news([self._channel], fds, self._timeout_ms())
+            if self._signal_read in ready:
                 self._handle_signals()
-            if self._lease_fd is not None and self._lease_fd in events:
+            if self._lease_fd is not None and self._lease_fd in ready:
                 self._check_lease()
             self._channel.receive()
             now = time.monotonic()
-            if self._see_to_connection(now):
-                poller = self._make_poller()
+            self._see_to_connection(now)
             if now >= self._next_check:
                 self._next_check = now + CHECK_S
                 self._keeper.rotate([child.log for child in self._nursery.children.values()])
@@ -220,16 +221,6 @@ class Agent:
                 self._next_look = now + (STUCK_LOOK_S if self._relief.is_stuck else LOOK_S)
             if self._exit_code is None and now >= self._replaces_at():
                 self._replace(now)
-                poller = self._make_poller()
-
-    def _make_poller(self) -> zmq.Poller:
-        poller = zmq.Poller()
-        poller.register(self._channel.socket, zmq.POLLIN)
-        poller.register(self._channel.monitor, zmq.POLLIN)
-        poller.register(self._signal_read, zmq.POLLIN)
-        if self._lease_fd is not None:
-            poller.register(self._lease_fd, zmq.POLLIN)
-        return poller
 
     def _timeout_ms(self) -> int:
         times = [self._next_check, self._next_look, self._replaces_at()]
@@ -243,11 +234,11 @@ class Agent:
         since = self._channel.broken_since
         return since + self._away_s if since is not None and self._away_s else None
 
-    def _see_to_connection(self, now: float) -> bool:
-        """See to what has broken; return whether there is another socket."""
-        has_changed = self._channel.tend(now)
+    def _see_to_connection(self, now: float) -> None:
+        """See to what has broken; give up when it has been for too long."""
+        self._channel.tend(now)
         if self._exit_code is not None:
-            return has_changed
+            return
         gives_up_at = self._gives_up_at
         if not self._joined and now > self._give_up:
             self._fail(
@@ -258,7 +249,6 @@ class Agent:
         elif gives_up_at is not None and now > gives_up_at:
             self._fail(f"the controller has been gone for {self._away_s:g} s")
             self._is_abandoned = True
-        return has_changed
 
     def _replaces_at(self) -> float:
         """Return when the next engine is to be started; infinity for "not"."""
@@ -270,12 +260,13 @@ class Agent:
         """Start the engines that are due."""
         due = [slot for at, slot in self._due if at <= now]
         self._due = [(at, slot) for at, slot in self._due if at > now]
-        if self._forks:
+        must_close = self._forks and not self._link.may_fork
+        if must_close:
             self._link.close()
         for slot in due:
             self._start(self, slot)
             log.info("started an engine in place %d again", slot)
-        if self._forks:
+        if must_close:
             self._link.open()
 
     def handle(self, message: AnyMessage, frames: Sequence[Frame] = ()) -> None:
@@ -360,7 +351,7 @@ class Agent:
             was_forced=death.was_forced,
         )
         if delay_s is not None:
-            if self._forks and self._channel.is_attached:
+            if self._forks and not self._link.may_fork and self._channel.is_attached:
                 # A ROUTER does not know the sender any more of what it reads after the next
                 # connection of the same name; it would be sent again, but late. The answer to one
                 # more hello says that it was read.

@@ -1,32 +1,31 @@
 """A channel to the controller that outlives its connection.
 
-What lives here: `ReliableChannel`, one DEALER after the other under one identity, with what was
-sent and how much was received, and `TaskChannel`, the one that an event loop reads. What must not:
-what the messages mean, but for those that make the session.
+What lives here: `ReliableChannel`, one connection after the other under one identity, with what was
+sent and how much was received, `TaskChannel`, the one that an event loop reads, and
+`wait_for_news`, with which the others are waited for. What must not: what the messages mean, but
+for those that make the session; how bytes travel (`connections`).
 
 Theory of operation
 -------------------
-The socket's monitor tells of a connection that breaks. zmq would make it again by itself and send
-what is queued, behind a gap; so it is kept from that (`RECONNECT_IVL_MS`), the socket is thrown
-away, and a new one greets the controller: what is lost is always the end of what was sent. Until
-the controller has answered nothing else is sent, and what it sends is not taken, since it is sent
-again. The answer says how much has arrived over there; the rest follows (`ipyfleet_protocol.
-reliable`). An answer from another run of the controller makes the counts begin anew.
+A connection that breaks is thrown away, and a new one greets the controller: what is lost is always
+the end of what was sent. Until the controller has answered nothing else is sent, and what it sends
+is not taken, since it is sent again. The answer says how much has arrived over there; the rest
+follows (`ipyfleet_protocol.reliable`). An answer from another run of the controller makes the
+counts begin anew.
 
 A controller that is not there is called again and again, more and more rarely.
+
+What the system does not take at once is left to `tend`, for channels of a thread that must not
+wait. The main thread does: it may be in user code for hours afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+import select
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import zmq
-from zmq.utils.monitor import recv_monitor_message
+from collections.abc import Callable, Iterable, Sequence
 
 from ipyfleet_protocol.codec import decode, encode
 from ipyfleet_protocol.columns import Frame
@@ -35,6 +34,7 @@ from ipyfleet_protocol.ids import Channel
 from ipyfleet_protocol.messages import Ack, AnyMessage, Attached, Message
 from ipyfleet_protocol.reliable import SESSION_MESSAGES, Received, Sent
 
+from .connections import Connection, Connector
 from .endpoint import Endpoint
 from .tasks import Suspended
 
@@ -43,34 +43,29 @@ log = logging.getLogger("ipyfleet.engine")
 Handler = Callable[[AnyMessage, Sequence[Frame]], None]
 
 Greet = Callable[[bytes, int], Message]
-"""Makes the Hello or Attach of a new socket out of the incarnation and the count received."""
+"""Makes the Hello or Attach of a new connection out of the incarnation and the count received."""
 
-_BREAKS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+LINGER_S = 1.0
+"""How long what waits has to leave when a channel is closed, or the engine stops."""
+
 _FIRST_DELAY_S = 0.02
 _LAST_DELAY_S = 0.25
-
-_NOBLOCK = int(zmq.NOBLOCK)
-_NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_COPY_BELOW_BYTES = 64 * 1024
-
-_numbers = itertools.count()
+_LOOK_S = 0.1
 
 
 class ReliableChannel:
     """See the module docstring. Belongs to one thread.
 
     Attributes:
-        socket: the DEALER; another one after each break.
-        monitor: readable when there is news of the connection; for a poller.
+        connection: another one after each break.
         incarnation: the run of the controller that the counts belong to; empty before the first
             answer, and with a controller that names none: then nothing is kept.
-        is_attached: the controller has answered since the socket was opened.
+        is_attached: the controller has answered since the connection was made.
         broken_since: since when a connection that stood is not there, by the monotonic clock;
             else None.
     """
 
-    socket: zmq.Socket[bytes]
-    monitor: zmq.Socket[Any]
+    connection: Connection
 
     def __init__(
         self,
@@ -79,63 +74,57 @@ class ReliableChannel:
         greet: Greet,
         handle: Handler,
         *,
-        queue_messages: int = 0,
+        is_bounded: bool = False,
     ) -> None:
         """Make a channel; `open` connects it.
 
         Args:
-            endpoint: where to.
+            endpoint: who connects.
             channel: which channel of the peer.
-            greet: makes the first message of each socket.
+            greet: makes the first message of each connection.
             handle: gets what arrives. Raises `Suspended` for what shall not have arrived.
-            queue_messages: how many messages wait at most for a peer that does not read; 0 for
-                any number.
+            is_bounded: `send` shall raise `QueueFull` when the controller does not read.
         """
         self.incarnation = b""
         self.is_attached = False
         self.broken_since: float | None = None
-        self._endpoint = endpoint
+        self._identity = endpoint.identity(channel)
         self._channel = channel
         self._greet = greet
         self._handle = handle
-        self._queue_messages = queue_messages
+        self._is_bounded = is_bounded
         self._sent = Sent()
         self._received = Received()
         self._reopen_at: float | None = None
         self._delay_s = 0.0
-        self._context: zmq.Context[Any]
+        self._connector: Connector
 
     # -- the connection -----------------------------------------------------------------------
 
-    def open(self, context: zmq.Context[Any]) -> None:
+    def open(self, connector: Connector) -> None:
         """Connect and greet."""
-        self._context = context
+        self._connector = connector
         if self.incarnation and self.broken_since is None:
             self.broken_since = time.monotonic()
-        self.socket = self._endpoint.make_socket(context, self._channel)
-        if self._queue_messages:
-            self.socket.setsockopt(zmq.SNDHWM, self._queue_messages)
-        # The names that pyzmq chooses come again before the last socket has let go of them.
-        address = f"inproc://ipyfleet-monitor-{next(_numbers)}"
-        self.socket.monitor(address, _BREAKS)
-        self.monitor = context.socket(zmq.PAIR)
-        self.monitor.setsockopt(zmq.LINGER, 0)
-        self.monitor.connect(address)
-        self.socket.connect(self._endpoint.url)
         self._reopen_at = None
+        self._connect()
         self.greet()
 
-    def close(self, linger_ms: int | None = None) -> None:
-        """Close the socket; what is queued has a moment to leave."""
+    def close(self, linger_s: float = LINGER_S) -> None:
+        """Close the connection; what waits has a moment to leave."""
         self.is_attached = False
-        self.socket.monitor(None, 0)
-        self.monitor.close(0)
-        self.socket.close(linger_ms)
+        self._disconnect(linger_s)
 
     def reopen(self) -> None:
-        """Throw the socket away and greet with a new one."""
+        """Throw the connection away and greet over a new one."""
         self.close(0)
-        self.open(self._context)
+        self.open(self._connector)
+
+    def _connect(self) -> None:
+        self.connection = self._connector.connect(self._identity, is_bounded=self._is_bounded)
+
+    def _disconnect(self, linger_s: float = 0.0) -> None:
+        self.connection.close(linger_s)
 
     def greet(self) -> None:
         """Greet the controller; what was sent is in its hands when it answers."""
@@ -188,21 +177,17 @@ class ReliableChannel:
         return False
 
     def tend(self, now: float) -> bool:
-        """See to the connection and to acknowledgements; return whether the socket is a new one."""
-        is_broken = False
-        while int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            recv_monitor_message(self.monitor)
-            is_broken = True
-        if is_broken:
-            # What has arrived before the break is there: a Closing, perhaps.
-            self.receive()
-            self.is_attached = False
-            if self.broken_since is None:
-                self.broken_since = now
-            self._reopen_at = now + self._delay_s
-            self._delay_s = min(max(_FIRST_DELAY_S, 2 * self._delay_s), _LAST_DELAY_S)
+        """See to the connection, to what is unsent and to acknowledgements.
+
+        Returns:
+            Whether the connection is a new one.
+        """
+        if self.connection.unsent_bytes:
+            self.connection.flush()
+        self._note_break(now)
         if self._reopen_at is not None and now >= self._reopen_at:
             self.reopen()
+            self._note_break(now)
             return True
         next_ack_at = self._received.next_ack_at
         if next_ack_at is not None and now >= next_ack_at:
@@ -210,20 +195,38 @@ class ReliableChannel:
         return False
 
     @property
+    def is_ready(self) -> bool:
+        """What is sent leaves, and nothing waits before it."""
+        return self.is_attached and not self.connection.unsent_bytes
+
+    def _note_break(self, now: float) -> None:
+        if self._reopen_at is not None or not self.connection.is_over:
+            return
+        # What has arrived before the break is there: a Closing, perhaps.
+        self._take_in()
+        # Nobody shall be told of the end again and again.
+        self._disconnect()
+        self.is_attached = False
+        if self.broken_since is None:
+            self.broken_since = now
+        self._reopen_at = now + self._delay_s
+        self._delay_s = min(max(_FIRST_DELAY_S, 2 * self._delay_s), _LAST_DELAY_S)
+
+    @property
     def next_at(self) -> float | None:
         """When `tend` has to be called if nothing happens; None for never."""
-        return self._reopen_at if self._reopen_at is not None else self._received.next_ack_at
+        if self._reopen_at is not None:
+            return self._reopen_at
+        return 0.0 if self.connection.is_over else self._received.next_ack_at
 
     # -- messages -----------------------------------------------------------------------------
 
     def send(self, message: Message, frames: Sequence[Frame] = ()) -> None:
         """Send a message, now or when the controller is there.
 
-        Afterwards `receive` has to be called before waiting: sending may use up the socket's
-        signal that something is there.
-
         Raises:
-            zmq.Again: if `queue_messages` wait already; the message is not sent then.
+            QueueFull: of a channel with a bound, if too much waits already; the message is not sent
+                then.
         """
         parts: list[Frame] = [encode(message), *frames]
         if type(message) in SESSION_MESSAGES:
@@ -236,32 +239,26 @@ class ReliableChannel:
                 self._sent.note(parts)
 
     def _transmit(self, parts: Sequence[Frame]) -> None:
-        send, left = self.socket.send, len(parts)
-        for part in parts:
-            left -= 1
-            # Small ones are copied: to tell another thread when they are free costs more.
-            copy = len(part) < _COPY_BELOW_BYTES
-            send(part, _NOBLOCK_MORE if left else _NOBLOCK, copy)
+        self.connection.send(parts)
 
     def receive(self) -> bool:
-        """Hand every message that is there to the handler; return whether there was one.
+        """Hand every message that is there to the handler; return whether there was one."""
+        return self._take_in()
 
-        A zmq file descriptor tells of changes, not of a state: whoever waits for it has to read
-        until nothing is left, and again after sending.
-        """
+    def _take_in(self) -> bool:
         has_received = is_enough = False
-        while int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        receive = self.connection.receive
+        while (frames := receive()) is not None:
             has_received = True
             try:
-                message = decode(frames[0].buffer)
+                message = decode(frames[0])
             except ProtocolError as error:
                 log.debug("dropped a message: %s", error)
                 if self.is_attached:
                     # It has arrived, whatever it was.
                     self._received.note(0, time.monotonic())
                 continue
-            payload = [frame.buffer for frame in frames[1:]]
+            payload = frames[1:]
             if type(message) in SESSION_MESSAGES:
                 self._handle_session(message, payload)
             elif self.is_attached and self._is_taken(message, payload):
@@ -310,57 +307,109 @@ class TaskChannel(ReliableChannel):
         handle: Handler,
         *,
         loop: asyncio.AbstractEventLoop,
-        on_readable: Callable[[], None],
+        on_received: Callable[[], None],
+        is_stopping: Callable[[], bool],
     ) -> None:
         """Make a channel; `open` connects it.
 
         Args:
             endpoint, greet, handle: as for `ReliableChannel`.
             loop: the event loop.
-            on_readable: called by the loop when there may be something to `receive`.
+            on_received: called by the loop when something may have been received.
+            is_stopping: tells whether the engine stops, and nothing is worth a long wait any more.
         """
         super().__init__(endpoint, Channel.TASK, greet, handle)
         self._loop = loop
-        self._on_readable = on_readable
+        self._on_received = on_received
+        self._is_stopping = is_stopping
         self._timer: asyncio.TimerHandle | None = None
+        self._watched: tuple[int, ...] = ()
 
-    def open(self, context: zmq.Context[Any]) -> None:
-        """Connect, greet, and have the loop read."""
-        super().open(context)
-        self._loop.add_reader(self._fd(self.socket), self._on_readable)
-        self._loop.add_reader(self._fd(self.monitor), self.see_to)
-        # What came before the loop looks, and the monitor's connection, are told only once.
+    @property
+    def has_news(self) -> bool:
+        """There is something of which the loop will not tell: `receive` before going back to it."""
+        return self.connection.has_news
+
+    def _connect(self) -> None:
+        super()._connect()
+        self._watched = self.connection.filenos()
+        for fd in self._watched:
+            self._loop.add_reader(fd, self._read)
+        # What came before the loop looks zmq tells only once; and nobody tells of a connection that
+        # is over from the beginning.
         self._loop.call_soon(self.see_to)
 
-    def close(self, linger_ms: int | None = None) -> None:
-        """Close the socket; the loop reads it no more."""
+    def _disconnect(self, linger_s: float = 0.0) -> None:
         if not self._loop.is_closed():
-            self._loop.remove_reader(self._fd(self.socket))
-            self._loop.remove_reader(self._fd(self.monitor))
-        super().close(linger_ms)
+            for fd in self._watched:
+                self._loop.remove_reader(fd)
+        self._watched = ()
+        super()._disconnect(linger_s)
+
+    def _transmit(self, parts: Sequence[Frame]) -> None:
+        connection = self.connection
+        if connection.send(parts):
+            return
+        # User code may run for hours from here on, and this shall not wait for it. A signal is
+        # handled meanwhile: none is for user code now.
+        gives_up_at = float("inf")
+        while not connection.wait_sent(_LOOK_S):
+            if self._is_stopping():
+                now = time.monotonic()
+                gives_up_at = min(gives_up_at, now + LINGER_S)
+                if now > gives_up_at:
+                    return
 
     def receive(self) -> bool:
         """Hand every message that is there to the handler; return whether there was one."""
-        has_received = super().receive()
-        if has_received and self._timer is None:
+        has_received = self._take_in()
+        if self.connection.is_over:
+            if self._reopen_at is None:
+                self._loop.call_soon(self.see_to)
+        elif has_received and self._timer is None:
             self._set_timer()
         return has_received
+
+    def _read(self) -> None:
+        self.receive()
+        self._on_received()
 
     def see_to(self) -> None:
         """See to the connection, and to what there is to read."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self.socket.closed:
-            self.tend(time.monotonic())
-            self._set_timer()
-            self._on_readable()
+        self.tend(time.monotonic())
+        self._set_timer()
+        self._read()
 
     def _set_timer(self) -> None:
         next_at = self.next_at
         if next_at is not None:
             self._timer = self._loop.call_at(next_at, self.see_to)
 
-    @staticmethod
-    def _fd(socket: zmq.Socket[Any]) -> int:
-        return int(socket.getsockopt(zmq.FD))
+
+def wait_for_news(
+    channels: Iterable[ReliableChannel], fds: Iterable[int], timeout_ms: int | None
+) -> set[int]:
+    """Wait until a channel has something for `receive` or `tend`, or a descriptor can be read.
+
+    Args:
+        channels: of this thread.
+        fds: more descriptors.
+        timeout_ms: None for any time.
+
+    Returns:
+        The descriptors that have news.
+    """
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    for channel in channels:
+        connection = channel.connection
+        wanted = select.POLLIN | select.POLLOUT if connection.unsent_bytes else select.POLLIN
+        for fd in connection.filenos():
+            poll.register(fd, wanted)
+        if connection.has_news:
+            timeout_ms = 0
+    return {fd for fd, _ in poll.poll(timeout_ms)}

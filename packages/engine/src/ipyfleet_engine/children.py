@@ -1,7 +1,6 @@
 """Engine processes as their agent sees them: forked or spawned, watched, reaped.
 
-What lives here: `Child`, `Nursery`. What must not: sockets; a process that forks must own no zmq
-context.
+What lives here: `Child`, `Nursery`. What must not: sockets; threads, since it forks.
 """
 
 from __future__ import annotations

@@ -9,9 +9,7 @@ import os
 import socket as sockets
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
-
-import zmq
+from typing import NamedTuple
 
 from ipyfleet_protocol.connection import ConnectionInfo, pick_url
 from ipyfleet_protocol.hosts import host_id
@@ -20,14 +18,7 @@ from ipyfleet_protocol.messages import PROTOCOL_VERSION, Attach, Hello, Role
 from ipyfleet_protocol.versions import package_versions, python_version
 
 from . import __version__
-
-LINGER_MS = 1000
-
-RECONNECT_IVL_MS = 3_600_000
-"""zmq shall not reconnect by itself: `channel` says why."""
-
-CONNECT_TIMEOUT_MS = 5000
-"""After which a host that does not answer is called anew."""
+from .connections import Connector
 
 
 class Endpoint(NamedTuple):
@@ -41,7 +32,7 @@ class Endpoint(NamedTuple):
         host: this host's id.
         agent: for an engine: the agent that started it, or empty.
         wanted_id: for an engine: the engine id that it asks for, or -1.
-        heartbeat_s: silence after which the other end is taken for dead; 0 for never.
+        heartbeat_s: silence after which another host is taken for dead; 0 for never.
         resources: for an engine: what it has.
         secret: part of the sockets' identities, so that nobody else can take them over.
     """
@@ -82,33 +73,13 @@ class Endpoint(NamedTuple):
         """Return the first message on an engine's TASK and OUTPUT channels."""
         return Attach(PROTOCOL_VERSION, self.instance, incarnation, received)
 
-    def make_socket(self, context: zmq.Context[Any], channel: Channel) -> zmq.Socket[bytes]:
-        """Return a DEALER for one channel of this peer, to be connected to `url`."""
-        socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.IDENTITY, socket_identity(self.peer, channel, self.secret))
-        socket.setsockopt(zmq.LINGER, LINGER_MS)
-        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_IVL_MS)
-        socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
-        # What tasks and results need is bounded by what the controller sends; nothing is dropped.
-        socket.setsockopt(zmq.SNDHWM, 0)
-        socket.setsockopt(zmq.RCVHWM, 0)
-        if self.heartbeat_s:
-            self._set_heartbeat(socket)
-        if self.keys is not None:
-            socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = (
-                key.encode() for key in self.keys
-            )
-        return socket
+    def identity(self, channel: Channel) -> bytes:
+        """Return what the connections of one channel of this peer are called over there."""
+        return socket_identity(self.peer, channel, self.secret)
 
-    def _set_heartbeat(self, socket: zmq.Socket[bytes]) -> None:
-        """Drop the connection when the controller is silent: its host or the network is gone.
-
-        The controller does likewise. (The protocol has a time to live for the other side, but
-        libzmq 4.3 forgets it when anything follows the beat that set it.)
-        """
-        limit_ms = int(self.heartbeat_s * 1000)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, max(1, limit_ms // 3))
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, limit_ms)
+    def connector(self) -> Connector:
+        """Return what makes this peer's connections, in this process."""
+        return Connector(self.url, self.keys, self.heartbeat_s)
 
 
 def make_endpoint(
@@ -125,7 +96,7 @@ def make_endpoint(
     Raises:
         ConnectionFileUnreachable: if the controller does not listen for peers of this host.
     """
-    url = pick_url(info)
+    url = pick_url(info, "unix://")
     keys = None
     if info.server_public and (url.startswith("tcp://") or info.tunnel):
         keys = (info.server_public, info.public, info.secret)

@@ -17,8 +17,6 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import zmq
-
 from ipyfleet_protocol.blobs import BlobStore
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo
@@ -39,6 +37,7 @@ from .cache_dir import give_own_cache_dir
 from .capture import FdCapture
 from .channel import TaskChannel
 from .comms import CommDesk
+from .connections import Connector
 from .endpoint import make_endpoint
 from .interrupts import InterruptHandler, in_user_code
 from .link import EngineLink, State
@@ -117,14 +116,14 @@ class Engine:
         """Join the cluster and run tasks until the engine is to leave; return the exit code."""
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
-        context: zmq.Context[Any] = zmq.Context()
+        connector = self._endpoint.connector()
         try:
             self._prepare_process()
             self._run_startup_code()
-            self._loop.run_until_complete(self._join(context))
+            self._loop.run_until_complete(self._join(connector))
             self._run_loop()
         finally:
-            self._close(context)
+            self._close(connector)
         return self._link.exit_code
 
     def _prepare_process(self) -> None:
@@ -145,7 +144,7 @@ class Engine:
         # Results that are due must not wait 5 ms for a thread that computes.
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
-    async def _join(self, context: zmq.Context[Any]) -> None:
+    async def _join(self, connector: Connector) -> None:
         kernel, loop = self._kernel, self._loop
         kernel.start_engine(self._settings.peer.hex())
         interrupts = InterruptHandler(loop, self._settings.mark.cell)
@@ -176,12 +175,17 @@ class Engine:
         )
         kernel.collector.on_first = self._link.arm_output
         self._channel = TaskChannel(
-            self._endpoint, self._greet, self._handle, loop=loop, on_readable=self._runner.pump
+            self._endpoint,
+            self._greet,
+            self._handle,
+            loop=loop,
+            on_received=self._runner.pump,
+            is_stopping=lambda: self._runner.stopping,
         )
         self._runner.attach(self._channel)
         self._binding.attach_runner(self._runner.visit)
-        self._channel.open(context)
-        self._link.start(context)
+        self._channel.open(connector)
+        self._link.start(connector)
 
     def _run_startup_code(self) -> None:
         settings = self._settings
@@ -293,7 +297,7 @@ class Engine:
         shell.reset(new_session=False)
         self._kernel.namespace.update(self._settings.names)
 
-    def _close(self, context: zmq.Context[Any]) -> None:
+    def _close(self, connector: Connector) -> None:
         self._binding.close()
         if hasattr(self, "_link"):
             self._runner.flush()
@@ -301,7 +305,7 @@ class Engine:
                 self._link.leave(0)
             self._link.join()
             self._channel.close()
-        context.term()
+        connector.close()
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         self._capture.stop()
         self._loop.close()

@@ -1,16 +1,17 @@
 """The engine's link to the controller: its second thread.
 
-What lives here: `EngineLink`, the thread that owns the sockets CONTROL and OUTPUT, says hello,
+What lives here: `EngineLink`, the thread that owns the channels CONTROL and OUTPUT, says hello,
 answers the controller while user code runs, and sends what must not wait for user code. What must
-not: user code, the TASK socket.
+not: user code, the TASK channel.
 
 Theory of operation
 -------------------
-The thread sleeps until CONTROL has something or somebody writes to its wake-up pipe. The main
+The thread sleeps until a channel has something or somebody writes to its wake-up pipe. The main
 thread does so when results wait while it begins a task (`arm_results`); the thread then looks
 every 2 ms, until for a while nothing has waited: a steady stream of short tasks costs 500 looks
 per second and not a wake-up per batch. Output that begins to wait does so too (`arm_output`); it
-is sent every 25 ms. The C-level signal handler writes signal numbers into the same pipe, so that
+is sent every 25 ms, as far as the controller takes it: nobody waits for that, and the collector
+drops what is too much. The C-level signal handler writes signal numbers into the same pipe, so that
 SIGTERM is noticed whatever the main thread does.
 
 When CONTROL's connection breaks the thread opens it anew (`channel`) and says hello with all that
@@ -31,8 +32,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-
-import zmq
 
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.ids import Channel
@@ -61,7 +60,8 @@ from ipyfleet_protocol.messages import (
     Welcome,
 )
 
-from .channel import ReliableChannel
+from .channel import ReliableChannel, wait_for_news
+from .connections import Connector, QueueFull
 from .endpoint import Endpoint
 from .interrupts import AIM_INTERVAL_S, InterruptHandler
 from .outcomes import DUE_S
@@ -73,8 +73,7 @@ log = logging.getLogger("ipyfleet.engine")
 
 OUTPUT_INTERVAL_S = 0.025
 OUTPUT_MESSAGE_BYTES = 256 * 1024
-OUTPUT_QUEUE_MESSAGES = 32
-OUTPUT_LINGER_MS = 200
+OUTPUT_LINGER_S = 0.2
 ARMED_FOR_S = 0.1
 LEAVE_GRACE_S = 1.0
 LAST_WORDS_S = 0.05
@@ -163,15 +162,16 @@ class EngineLink:
             Channel.OUTPUT,
             endpoint.attach,
             self._handle_output,
-            queue_messages=OUTPUT_QUEUE_MESSAGES,
+            is_bounded=True,
         )
+        self._channels = (self._control, self._output)
 
     # -- called by the main thread ------------------------------------------------------------
 
-    def start(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """Connect the sockets and start the thread; the wake-up pipe gets signals from now on."""
-        self._control.open(context)
-        self._output.open(context)
+    def start(self, connector: Connector) -> None:
+        """Connect the channels and start the thread; the wake-up pipe gets signals from now on."""
+        for channel in self._channels:
+            channel.open(connector)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._thread.start()
 
@@ -200,7 +200,7 @@ class EngineLink:
         self._wake()
 
     def join(self, timeout_s: float = 2.0) -> None:
-        """Wait until the thread has said goodbye and closed its sockets."""
+        """Wait until the thread has said goodbye and closed its channels."""
         self._left.set()
         self._wake()
         self._thread.join(timeout_s)
@@ -223,24 +223,22 @@ class EngineLink:
             os._exit(70)
 
     def _serve(self) -> None:
-        poller = self._make_poller()
         give_up = time.monotonic() + self._timeout_s
         results_seen = 0.0
         while self.state is not State.LEAVING:
-            poller.poll(self._timeout_ms(give_up))
+            wait_for_news(self._channels, [self._wake_read], self._timeout_ms(give_up))
             self._read_wakeups()
-            self._control.receive()
-            self._output.receive()
+            for channel in self._channels:
+                channel.receive()
             self._send_replies()
             now = time.monotonic()
+            self._see_to_connections(now)
             if self._results_armed and self._control.is_attached:
                 results_seen = self._send_due(now, results_seen)
-            if self._output_armed and self._output.is_attached:
+            if self._output_armed and self._output.is_ready:
                 self._send_due_output(now)
             if self._interrupts.aim >= 0:
                 self._interrupts.follow_up(self._runner.queue.last_claimed)
-            if self._see_to_connections(now):
-                poller = self._make_poller()
             if self.state is State.JOINING and now > give_up:
                 self._fail(
                     f"the controller at {self._endpoint.url} has not answered for "
@@ -248,18 +246,10 @@ class EngineLink:
                 )
         self._say_goodbye()
 
-    def _make_poller(self) -> zmq.Poller:
-        poller = zmq.Poller()
-        poller.register(self._wake_read, zmq.POLLIN)
-        for channel in (self._control, self._output):
-            poller.register(channel.socket, zmq.POLLIN)
-            poller.register(channel.monitor, zmq.POLLIN)
-        return poller
-
-    def _see_to_connections(self, now: float) -> bool:
-        """See to what has broken; return whether there is another socket."""
-        has_changed = self._control.tend(now)
-        has_changed |= self._output.tend(now)
+    def _see_to_connections(self, now: float) -> None:
+        """See to what has broken and what is unsent; give up when the controller is away."""
+        for channel in self._channels:
+            channel.tend(now)
         gives_up_at = self._gives_up_at
         if gives_up_at is not None and now > gives_up_at:
             self._fail(f"the controller has been gone for {self._away_s:g} s")
@@ -267,7 +257,6 @@ class EngineLink:
             self._tell_again_at = None
             if self._runner.is_suspended and self._control.is_attached:
                 self._send_kept()
-        return has_changed
 
     @property
     def _gives_up_at(self) -> float | None:
@@ -294,7 +283,7 @@ class EngineLink:
             self._tell_again_at,
             give_up if self.state is State.JOINING else self._gives_up_at,
         ]
-        if self._output_armed and self._output.is_attached:
+        if self._output_armed and self._output.is_ready:
             times.append(self._output_due)
         if self._interrupts.aim >= 0:
             times.append(time.monotonic() + AIM_INTERVAL_S)
@@ -408,7 +397,8 @@ class EngineLink:
             self._send_output()
             for outgoing, frames in self._runner.outcomes.take_due(math.inf)[0]:
                 self._control.send(outgoing, frames)
-            time.sleep(LAST_WORDS_S)
+            for channel in self._channels:
+                channel.connection.wait_sent(LAST_WORDS_S)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _clear_and_reply(self, reply: ControlReply) -> None:
@@ -461,17 +451,20 @@ class EngineLink:
             # Disarmed first: what is written from here on arms again.
             self._output_armed = False
             self._output_due = 0.0
-            self._send_output()
+            if not self._send_output():
+                self._output_armed = True
             if self._output_armed:
-                self._output_due = now + OUTPUT_INTERVAL_S
+                # Where it is known when there is room it leaves then.
+                waits = self._output.connection.unsent_bytes
+                self._output_due = now if waits else now + OUTPUT_INTERVAL_S
 
-    def _send_output(self) -> None:
-        """Send output until there is none or the socket takes no more."""
+    def _send_output(self) -> bool:
+        """Send output until there is none, or no more is taken; return whether there is none."""
         while True:
             if self._held_output is None:
                 batches = self._collector.drain(OUTPUT_MESSAGE_BYTES)
                 if not batches:
-                    return
+                    return True
                 engine = self._runner.outcomes.engine_id
                 waiting = [(Output(b.client, engine, b.items), b.frames) for b in batches]
             else:
@@ -479,14 +472,13 @@ class EngineLink:
             for position, (message, frames) in enumerate(waiting):
                 try:
                     self._output.send(message, frames)
-                except zmq.Again:
+                except QueueFull:
                     self._hold(waiting[position:])
-                    self._output_armed = True
-                    return
+                    return False
             self._held_output = None
 
     def _hold(self, waiting: list[tuple[Output, list[Frame]]]) -> None:
-        """Keep numbered items that the socket would not take; several clients' are rare."""
+        """Keep numbered items that were not taken; several clients' are rare."""
         self._held_output = waiting[0]
         for message, frames in waiting[1:]:
             # CONTROL has no bound; what goes there is at most one drain.
@@ -499,17 +491,21 @@ class EngineLink:
         if not self._left.wait(LEAVE_GRACE_S):
             log.warning("user code does not stop; the engine exits")
             self._control.send(message)
-            self._control.close()
-            self._output.close(0)
-            # zmq says nothing of what has left, and its context cannot end: TASK is still open.
-            time.sleep(LAST_WORDS_S)
+            self._control.connection.wait_sent(LAST_WORDS_S)
             os._exit(self.exit_code)
         if self._control.is_attached:
             # What the main thread could not send.
             for outgoing, frames in self._runner.outcomes.take_due(math.inf)[0]:
                 self._control.send(outgoing, frames)
         if self._output.is_attached:
-            self._send_output()
+            self._send_last_output()
         self._control.send(message)
         self._control.close()
-        self._output.close(OUTPUT_LINGER_MS)
+        self._output.close(OUTPUT_LINGER_S)
+
+    def _send_last_output(self) -> None:
+        gives_up_at = time.monotonic() + OUTPUT_LINGER_S
+        while not self._send_output():
+            left_s = gives_up_at - time.monotonic()
+            if left_s <= 0 or not self._output.connection.wait_sent(left_s):
+                return

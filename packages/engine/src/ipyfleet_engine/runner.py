@@ -5,7 +5,7 @@ given a channel), ipykernel's insides.
 
 Theory of operation
 -------------------
-`pump` is called when the TASK socket may have something, and runs tasks until there is none left.
+`pump` is called when TASK may have brought something, and runs tasks until there is none left.
 `apply` and `map` run right there, without asyncio and without the kernel: unpickle, call, pickle,
 append to the result buffer. An `execute`, or a function that turns out to be ``async def``,
 becomes an asyncio task; `pump` returns and is called again when that is done, and while it waits
@@ -72,6 +72,10 @@ Visit = Callable[[], Coroutine[Any, Any, None]]
 
 class Sender(Protocol):
     """What the runner needs of the TASK channel."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something has come of which nobody will tell."""
 
     @property
     def is_attached(self) -> bool:
@@ -238,12 +242,12 @@ class TaskRunner:
                 return True
             claim = self.queue.claim()
             if claim is None:
-                if channel.receive():
-                    continue
-                # Sending may use up the socket's signal that something is there.
-                if self.outcomes and self.flush():
-                    continue
-                return False
+                if self.outcomes:
+                    self.flush()
+                if not channel.has_news:
+                    return False
+                channel.receive()
+                continue
             piece, index, fate = claim
             if fate is not Fate.RUN:
                 self._abort(piece, index)

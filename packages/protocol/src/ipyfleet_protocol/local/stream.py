@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 from weakref import WeakSet
 
 from ..columns import Frame
@@ -35,6 +36,9 @@ PIECES_MAX = 512
 """Pieces written at a time; the system takes 1024 at most."""
 
 _SCHEME = "unix://"
+
+_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+"""User code may have given SIGPIPE back to the system, which ends the process then."""
 
 _streams: WeakSet[LocalStream] = WeakSet()
 
@@ -52,6 +56,7 @@ class LocalStream:
         "_copies",
         "_deframer",
         "_is_drained",
+        "_is_garbled",
         "_socket",
         "_unsent",
         "is_over",
@@ -71,9 +76,33 @@ class LocalStream:
         self._deframer = Deframer()
         self._unsent: deque[Frame] = deque()
         self._is_drained = False
+        self._is_garbled = False
         self.unsent_bytes = 0
         self.is_over = False
         _streams.add(self)
+
+    @classmethod
+    def connect(cls, path: Path | str, identity: bytes, timeout_s: float = 3.0) -> Self:
+        """Connect to a `LocalRouter`.
+
+        Args:
+            path: of its socket.
+            identity: the name that this connection has over there.
+            timeout_s: how long to wait for a router that does not take connections.
+
+        Raises:
+            OSError: nobody listens there.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout_s)
+            connection.connect(os.fspath(path))
+        except BaseException:
+            connection.close()
+            raise
+        stream = cls(connection)
+        stream.send([identity])
+        return stream
 
     def fileno(self) -> int:
         """Return the descriptor, for a poll; -1 when closed."""
@@ -142,7 +171,7 @@ class LocalStream:
 
     def _write(self, pieces: Sequence[Frame]) -> int:
         try:
-            return self._socket.sendmsg(pieces)
+            return self._socket.sendmsg(pieces, (), _NOSIGNAL)
         except BlockingIOError:
             return 0
         except OSError:
@@ -154,17 +183,21 @@ class LocalStream:
     def receive(self) -> list[Frame] | None:
         """Return the next message; None if no whole one is there.
 
-        After a None the descriptor tells when there is more.
+        After a None the descriptor tells when there is more; if the stream is over by then, there
+        is never anything more.
         """
         messages = self._deframer.messages
         while not messages:
-            if self._is_drained or not self.read():
+            # Of an end that a write has met with it is not known whether all has been read.
+            if (self._is_drained and not self.is_over) or not (self.read() or messages):
                 self._is_drained = False
                 return None
         return messages.popleft()
 
     def read(self) -> bool:
         """Read once, into `messages`; return whether anything was there."""
+        if self._is_garbled:
+            return False
         deframer = self._deframer
         room = deframer.room
         try:
@@ -179,8 +212,11 @@ class LocalStream:
                     deframer.filled(n_bytes)
         except BlockingIOError:
             return False
-        except (OSError, ProtocolError):
+        except OSError:
             self.is_over = True
+            return False
+        except ProtocolError:
+            self.is_over = self._is_garbled = True
             return False
         if not n_bytes:
             self.is_over = True
@@ -207,26 +243,8 @@ class LocalStream:
 
 
 def connect_local(path: Path | str, identity: bytes, timeout_s: float = 3.0) -> LocalStream:
-    """Connect to a `LocalRouter`.
-
-    Args:
-        path: of its socket.
-        identity: the name that this connection has over there.
-        timeout_s: how long to wait for a router that does not take connections.
-
-    Raises:
-        OSError: nobody listens there.
-    """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(timeout_s)
-        connection.connect(os.fspath(path))
-    except BaseException:
-        connection.close()
-        raise
-    stream = LocalStream(connection)
-    stream.send([identity])
-    return stream
+    """Connect to a `LocalRouter`; see `LocalStream.connect`."""
+    return LocalStream.connect(path, identity, timeout_s)
 
 
 def local_url(path: Path) -> str:
