@@ -1,10 +1,11 @@
 """What the controller alone costs per task: its CPU time and the time of a round trip. Linux only.
 
-A real controller process, and one process that plays a client and an engine over bare sockets and
-does next to nothing itself. Four ways in which tasks arrive: one at a time, each awaited (`trip`);
-many groups of one task in one message, as a client sends separate calls (`calls`); the same with
-labels that differ, so that they cannot be made one group (`labels`); and one group of many (`map`).
-A ROUTER that forwards what it is sent and does nothing else shows the limit of `trip`.
+A real controller process, and one process that plays a client and an engine over bare connections
+and does next to nothing itself. Five ways in which tasks arrive: one at a time, each awaited, for
+any engine (`trip`) or for one (`direct`); many groups of one task in one message, as a client sends
+separate calls (`calls`); the same with labels that differ, so that they cannot be made one group
+(`labels`); and one group of many (`map`). A router that forwards what it is sent and does nothing
+else shows the limit of `trip`.
 
     python benchmarks/controller_round_trip.py                      # the controller installed here
     python benchmarks/controller_round_trip.py --against OTHER/src  # and another source tree's
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -25,14 +27,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import zmq
-
 from ipyfleet_protocol import __version__
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import decode, encode
 from ipyfleet_protocol.columns import float64_column, uint32_column
 from ipyfleet_protocol.connection import load_connection_file, pick_url
 from ipyfleet_protocol.ids import Channel, PeerId, new_peer_id, routing_id
+from ipyfleet_protocol.local import LocalStream, connect_local, socket_path
 from ipyfleet_protocol.versions import python_version
 
 PAYLOAD = b"p" * 40
@@ -41,44 +42,87 @@ PAYLOAD = b"p" * 40
 WINDOW = 4
 """Messages of `calls` that are on their way at a time."""
 
+PATIENCE_S = 20.0
+
 _FORWARDER = """
-import sys, zmq
-socket = zmq.Context().socket(zmq.ROUTER)
-socket.bind(sys.argv[1])
+import select, sys
+from pathlib import Path
+from ipyfleet_protocol.local import LocalRouter
+poller = select.epoll()
+router = LocalRouter(Path(sys.argv[1]), poller)
 while True:
-    sender, receiver, *frames = socket.recv_multipart()
-    socket.send_multipart([receiver, sender, *frames])
+    for fd, events in poller.poll():
+        router.on_ready(fd, events)
+    while router.inbox:
+        sender, *frames = router.inbox.popleft()
+        if frames:
+            router.send(frames[0], [sender, *frames[1:]])
 """
 
 
-class Peers:
-    """A client and an engine, as sockets."""
+class Wire:
+    """A connection, waited for."""
 
-    def __init__(self, url: str, instance: bytes) -> None:
+    def __init__(self, path: Path | str, peer: PeerId, channel: Channel) -> None:
+        self.stream: LocalStream = connect_local(path, routing_id(peer, channel))
+        self._poll = select.poll()
+        self._poll.register(self.stream, select.POLLIN)
+
+    def send(self, *frames: Any) -> None:
+        """Send a message."""
+        if not self.stream.send(frames) and not self.stream.wait_sent(PATIENCE_S):
+            raise TimeoutError("the controller does not read")
+
+    def take(self) -> list[Any]:
+        """Return the next message."""
+        while (frames := self.stream.receive()) is None:
+            if not self._poll.poll(1000 * PATIENCE_S) or self.stream.is_over:
+                raise TimeoutError("the controller does not answer")
+        return frames
+
+    def receive(self, kind: type[Any]) -> Any:
+        """Return the next message of a kind, decoded; others are skipped."""
+        while True:
+            message = decode(self.take()[0])
+            if isinstance(message, kind):
+                return message
+
+
+class Peers:
+    """A client and an engine, as connections."""
+
+    def __init__(self, path: Path | str, instance: bytes) -> None:
         self.client_id, self.engine_id = new_peer_id(), new_peer_id()
         self.seq = 0
         self._labels: tuple[str, ...] = ("",)
-        self._context: zmq.Context[Any] = zmq.Context()
-        self.client = self._connect(url, self.client_id, Channel.CLIENT)
-        self.task = self._connect(url, self.engine_id, Channel.TASK)
-        self.control = self._connect(url, self.engine_id, Channel.CONTROL)
+        self._targets: list[int] | None = None
+        self.client = Wire(path, self.client_id, Channel.CLIENT)
+        self.task = Wire(path, self.engine_id, Channel.TASK)
+        self.control = Wire(path, self.engine_id, Channel.CONTROL)
         if instance:
             _send(self.task, m.Attach(m.PROTOCOL_VERSION, instance))
             _send(self.control, _hello("engine", self.engine_id, instance))
-            self._receive(self.control, m.Welcome)
+            self.control.receive(m.Welcome)
             _send(self.client, _hello("client", self.client_id, instance))
-            self._receive(self.client, m.Welcome)
+            self.client.receive(m.Welcome)
 
     def close(self) -> None:
-        """Close the sockets."""
-        self._context.destroy(linger=0)
+        """Close the connections."""
+        for wire in (self.client, self.task, self.control):
+            wire.stream.close()
 
     def trips(self, count: int) -> None:
         """Submit `count` tasks, one after the other."""
         for _ in range(count):
             self._submit(1, 1)
-            self._answer(self._receive(self.task, m.RunTasks).slices)
-            self._receive(self.client, m.Results)
+            self._answer(self.task.receive(m.RunTasks).slices)
+            self.client.receive(m.Results)
+
+    def direct(self, count: int) -> None:
+        """As `trips`, for the one engine."""
+        self._targets = [0]
+        self.trips(count)
+        self._targets = None
 
     def calls(self, count: int) -> None:
         """Submit `count` tasks, a hundred groups of one in each message."""
@@ -95,34 +139,37 @@ class Peers:
         self._stream(count, 1, 1000)
 
     def forwarded(self, count: int) -> None:
-        """Make `count` round trips through a ROUTER that forwards to the peer named in front."""
+        """Make `count` round trips through a router that forwards to the peer named in front."""
         frames = [self.seq.to_bytes(8, "little") * 16, PAYLOAD]
         client, engine = (
             routing_id(self.client_id, Channel.CLIENT),
             routing_id(self.engine_id, Channel.TASK),
         )
         for _ in range(count):
-            self.client.send_multipart([engine, *frames])
-            _, *received = self.task.recv_multipart()
-            self.task.send_multipart([client, *received])
-            self.client.recv_multipart()
+            self.client.send(engine, *frames)
+            _, *received = self.task.take()
+            self.task.send(client, *received)
+            self.client.take()
 
     def _stream(self, count: int, n_groups: int, group_size: int) -> None:
-        poller = zmq.Poller()
-        poller.register(self.client, zmq.POLLIN)
-        poller.register(self.task, zmq.POLLIN)
+        poller = select.poll()
+        wires = (self.client, self.task)
+        for wire in wires:
+            poller.register(wire.stream, select.POLLIN)
         first, end = self.seq, self.seq + count
         n_done = 0
         step = n_groups * group_size
         while n_done < count:
             while self.seq < end and self.seq - first - n_done < WINDOW * step:
                 self._submit(n_groups, group_size)
-            for socket, _ in poller.poll(10_000):
-                message = decode(socket.recv_multipart()[0])
-                if isinstance(message, m.RunTasks):
-                    self._answer(message.slices)
-                elif isinstance(message, m.Results):
-                    n_done += sum(s.count for s in message.slices)
+            poller.poll(1000 * PATIENCE_S)
+            for wire in wires:
+                while (frames := wire.stream.receive()) is not None:
+                    message = decode(frames[0])
+                    if isinstance(message, m.RunTasks):
+                        self._answer(message.slices)
+                    elif isinstance(message, m.Results):
+                        n_done += sum(s.count for s in message.slices)
 
     def _submit(self, n_groups: int, size: int) -> None:
         """Send groups of `size` tasks; the first message of all brings the function."""
@@ -132,6 +179,8 @@ class Peers:
         for _ in range(n_groups):
             function = m.Function(b"f" * 16, "f", True, "", int(not self.seq))
             options = m.Options(host="h", label=self._labels[self.seq % len(self._labels)])
+            if self._targets is not None:
+                options.placement, options.targets = "direct", self._targets
             groups.append(m.Group(self.seq, size, options, function, columns))
             frames.append(PAYLOAD * size)
             self.seq += size
@@ -161,23 +210,9 @@ class Peers:
         frames = [b"none" * result.count for result in results]
         _send(self.task, m.Results(tasks[0].client, 0, results), *frames)
 
-    def _connect(self, url: str, peer: PeerId, channel: Channel) -> Any:
-        socket = self._context.socket(zmq.DEALER)
-        socket.identity = routing_id(peer, channel)
-        socket.rcvtimeo = socket.sndtimeo = 10_000
-        socket.connect(url)
-        return socket
 
-    @staticmethod
-    def _receive(socket: Any, kind: type[Any]) -> Any:
-        while True:
-            message = decode(socket.recv_multipart()[0])
-            if isinstance(message, kind):
-                return message
-
-
-def _send(socket: Any, message: m.Message, *frames: bytes) -> None:
-    socket.send_multipart([encode(message), *frames])
+def _send(wire: Wire, message: m.Message, *frames: bytes) -> None:
+    wire.send(encode(message), *frames)
 
 
 def _hello(role: m.Role, peer: PeerId, instance: bytes) -> m.Hello:
@@ -198,7 +233,9 @@ def controller(source: str, profile: str) -> Iterator[tuple[int, Peers]]:
         try:
             path = Path(directory, "profile_default", "security", "ipyfleet-client.json")
             info = load_connection_file(path, timeout_s=20, alive=True)
-            peers = Peers(pick_url(info), bytes.fromhex(info.instance))
+            socket = socket_path(pick_url(info, "unix://"))
+            assert socket is not None
+            peers = Peers(socket, bytes.fromhex(info.instance))
             try:
                 yield process.pid, peers
             finally:
@@ -210,15 +247,17 @@ def controller(source: str, profile: str) -> Iterator[tuple[int, Peers]]:
 
 @contextmanager
 def forwarder() -> Iterator[tuple[int, Peers]]:
-    """Run the bare ROUTER, with peers at it."""
+    """Run the bare router, with peers at it."""
     with tempfile.TemporaryDirectory() as directory:
-        url = f"ipc://{directory}/forwarder"
-        process = subprocess.Popen([sys.executable, "-c", _FORWARDER, url])
+        path = Path(directory, "forwarder")
+        process = subprocess.Popen([sys.executable, "-c", _FORWARDER, path])
         try:
-            peers = Peers(url, b"")
+            while not path.exists():
+                time.sleep(0.01)
+            peers = Peers(path, b"")
             # Nothing is sent to a peer whose connection is not there yet.
-            peers.task.send_multipart([routing_id(peers.engine_id, Channel.TASK), b"hello"])
-            peers.task.recv_multipart()
+            peers.task.send(routing_id(peers.engine_id, Channel.TASK), b"hello")
+            peers.task.take()
             try:
                 yield process.pid, peers
             finally:
@@ -254,17 +293,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--against", default="", help="src directory of another controller")
     parser.add_argument("--profile", default="", help="write what cProfile saw in the controller")
-    parser.add_argument("--only", default="", help="one of trip, calls, labels, map")
+    parser.add_argument("--only", default="", help="one of trip, direct, calls, labels, map")
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     sources = {"this": ""} | ({"against": arguments.against} if arguments.against else {})
-    counts = {"trip": 3000, "calls": 20_000, "labels": 20_000, "map": 200_000}
+    counts = {"trip": 3000, "direct": 3000, "calls": 20_000, "labels": 20_000, "map": 200_000}
     seen: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for _ in range(arguments.runs):
         for name, source in sources.items():
             with controller(source, arguments.profile) as (pid, peers):
                 work = {
                     "trip": peers.trips,
+                    "direct": peers.direct,
                     "calls": peers.calls,
                     "labels": peers.labels,
                     "map": peers.map,
@@ -274,7 +314,7 @@ def main() -> None:
                     seen.setdefault((what, name), []).append(measure(pid, work[what], counts[what]))
         with forwarder() as (pid, peers):
             peers.forwarded(300)
-            seen.setdefault(("trip", "bare ROUTER"), []).append(
+            seen.setdefault(("trip", "bare router"), []).append(
                 measure(pid, peers.forwarded, counts["trip"])
             )
     print(f"{'us per task':20}{'main thread':>14}{'other threads':>16}{'passed':>10}")

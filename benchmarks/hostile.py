@@ -17,12 +17,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import zmq
-
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.connection import ConnectionInfo
 from ipyfleet_protocol.ids import Channel, new_peer_id, routing_id
+from ipyfleet_protocol.local import connect_local, socket_path
 from ipyfleet_testing.hostile import Fuzzer
 from ipyfleet_testing.simulated import SimulatedClient, SimulatedPeers
 
@@ -45,13 +44,11 @@ def attack(kind: str, url: str, instance: str, host: str) -> None:
             fuzzer = Fuzzer(peers, seed=1)
             _repeat(lambda n: fuzzer.attack(fuzzer.senders[n % len(fuzzer.senders)], 20), 20)
         elif kind == "never_reads":
-            socket: Any = zmq.Context().socket(zmq.DEALER)
-            peer = new_peer_id()
-            socket.identity = routing_id(peer, Channel.CLIENT)
-            socket.rcvhwm = 1
-            socket.connect(url)
-            socket.send(encode(SimulatedClient(peers).hello(peer=peer)))
-            _repeat(lambda n: socket.send(encode(m.Request(n, m.QueueStatus()))), 1)
+            path, peer = socket_path(url), new_peer_id()
+            assert path is not None
+            stream = connect_local(path, routing_id(peer, Channel.CLIENT))
+            stream.send([encode(SimulatedClient(peers).hello(peer=peer))])
+            _repeat(lambda n: stream.send([encode(m.Request(n, m.QueueStatus()))]), 1)
         else:
             _repeat(lambda n: _die(peers), 20)
 

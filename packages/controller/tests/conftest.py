@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
 
 from ipyfleet_controller.database.base import Limits, TaskDatabase
 from ipyfleet_controller.database.memory import MemoryDatabase
@@ -38,6 +37,7 @@ from ipyfleet_protocol.connection import ConnectionInfo, load_connection_file, p
 from ipyfleet_protocol.ids import Channel, EngineId, PeerId, new_peer_id, routing_id
 from ipyfleet_protocol.versions import python_version
 from ipyfleet_testing.postgresql import PostgresServer, find_programs
+from ipyfleet_testing.raw import RawChannel, RawChannels
 
 CLIENT = PeerId(b"client-" + b"0" * 9)
 OTHER = PeerId(b"client-" + b"1" * 9)
@@ -356,27 +356,21 @@ class Process:
 
 
 class Dealers:
-    """Raw sockets to a controller: what peers would send, and worse."""
+    """Raw connections to a controller: what peers would send, and worse."""
 
     def __init__(self, info: ConnectionInfo, url: str = "") -> None:
         self.info = info
         self.instance = bytes.fromhex(info.instance)
-        self.context: zmq.Context[Any] = zmq.Context()
-        self.url = url or pick_url(info)
-        self._sockets: list[Any] = []
+        self.url = url or pick_url(info, "unix://")
+        self._channels = RawChannels(self.url)
+        self._sockets: list[RawChannel] = []
 
-    def connect(self, peer: PeerId, channel: Channel, keys: ConnectionInfo | None = None) -> Any:
-        """Return a connected socket with the identity of a peer's channel."""
-        socket = self.context.socket(zmq.DEALER)
-        self._sockets.append(socket)
-        socket.identity = routing_id(peer, channel)
-        socket.linger = 0
-        if keys is not None:
-            socket.curve_serverkey = keys.server_public.encode()
-            socket.curve_publickey = keys.public.encode()
-            socket.curve_secretkey = keys.secret.encode()
-        socket.connect(self.url)
-        return socket
+    def connect(
+        self, peer: PeerId, channel: Channel, keys: ConnectionInfo | None = None
+    ) -> RawChannel:
+        """Return a connection with the identity of a peer's channel."""
+        self._sockets.append(self._channels.open(routing_id(peer, channel), keys))
+        return self._sockets[-1]
 
     def hello(self, role: str, peer_id: PeerId, /, **changes: Any) -> m.Hello:
         """Return the Hello of a peer, with some fields changed."""
@@ -395,11 +389,13 @@ class Dealers:
             setattr(hello, name, value)
         return hello
 
-    def client(self, keys: ConnectionInfo | None = None) -> tuple[Any, m.Welcome]:
-        """Return a client's socket that has joined, and its Welcome."""
+    def client(
+        self, keys: ConnectionInfo | None = None, **changes: Any
+    ) -> tuple[RawChannel, m.Welcome]:
+        """Return a client's connection that has joined, and its Welcome."""
         peer = new_peer_id()
         socket = self.connect(peer, Channel.CLIENT, keys)
-        send(socket, self.hello("client", peer))
+        send(socket, self.hello("client", peer, **changes))
         welcome, _ = receive(socket, m.Welcome)
         return socket, welcome
 
@@ -411,7 +407,7 @@ class Dealers:
         """Close all sockets."""
         for socket in self._sockets:
             socket.close()
-        self.context.term()
+        self._channels.close()
 
 
 class FakeEngine:
@@ -446,14 +442,14 @@ class FakeEngine:
 
 def send(socket: Any, message: m.Message, *frames: Any) -> None:
     """Send a message over a raw socket."""
-    socket.send_multipart([encode(message), *frames])
+    socket.send([encode(message), *frames])
 
 
 def receive(socket: Any, kind: type[Any], timeout_s: float = 5.0) -> tuple[Any, list[bytes]]:
     """Return the next message of a kind and its frames; others are skipped."""
     deadline = time.monotonic() + timeout_s
-    while socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
-        header, *frames = socket.recv_multipart()
+    while (parts := socket.receive(max(0.0, deadline - time.monotonic()))) is not None:
+        header, *frames = parts
         message = decode(header)
         if isinstance(message, kind):
             return message, frames

@@ -65,26 +65,27 @@ class Peer:
             message = m.Attach(m.PROTOCOL_VERSION, self.dealers.instance, **said)
         else:
             message = self.dealers.hello(self.role, self.peer, **{**self._hello, **said, **more})
-        socket.send_multipart([encode(message)])
+        socket.send([encode(message)])
 
     def cut(self, channel: Channel) -> None:
         """Break a connection."""
         if channel in self.sockets:
-            self.sockets.pop(channel).close(linger=0)
+            self.sockets.pop(channel).close()
 
     def send(self, channel: Channel, message: Any, *frames: Any) -> None:
         """Send and keep a message."""
         parts = [encode(message), *frames]
         self.sent[channel].note(parts)
         if channel in self.sockets:
-            self.sockets[channel].send_multipart(parts)
+            self.sockets[channel].send(parts)
 
     def read(self, channel: Channel, timeout_s: float = 0.0) -> bool:
         """Take in one message if there is one."""
         socket = self.sockets[channel]
-        if not socket.poll(timeout_s * 1000):
+        received = socket.receive(timeout_s)
+        if received is None:
             return False
-        header, *frames = socket.recv_multipart()
+        header, *frames = received
         message = decode(header)
         kind = type(message)
         if kind is m.Ack:
@@ -93,7 +94,7 @@ class Peer:
             self.last[channel] = message
             if message.incarnation == self.incarnation:
                 for parts in self.sent[channel].unacknowledged(message.received):
-                    socket.send_multipart(list(parts))
+                    socket.send(list(parts))
             elif kind is m.Welcome:
                 if self.incarnation:
                     for each in CHANNELS[self.role]:
@@ -131,7 +132,7 @@ class Peer:
 
     def acknowledge(self, channel: Channel) -> None:
         """Say what has arrived."""
-        self.sockets[channel].send_multipart([encode(m.Ack(self.received[channel].told()))])
+        self.sockets[channel].send([encode(m.Ack(self.received[channel].told()))])
 
 
 class Client(Peer):
@@ -160,7 +161,7 @@ class Client(Peer):
             group.ended = bytes(seq in self.ended for seq in seqs)
             if 0 in group.ended:
                 self._send_group(group, frames)
-        self.sockets[Channel.CLIENT].send_multipart([encode(m.Ack(0))])
+        self.sockets[Channel.CLIENT].send([encode(m.Ack(0))])
 
     def collect(self, count: int) -> None:
         """Read results until so many tasks have ended."""
@@ -241,7 +242,7 @@ class Engine(Peer):
         """Send all results again that have not been taken."""
         for parts in self.kept.values():
             self.sent[Channel.CONTROL].note(parts)
-            self.sockets[Channel.CONTROL].send_multipart(parts)
+            self.sockets[Channel.CONTROL].send(parts)
 
 
 class World:

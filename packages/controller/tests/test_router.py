@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -119,7 +124,7 @@ def test_output_goes_to_the_client_that_asked(dealers: Any, wire: Any) -> None:
     output, _ = wire.receive(client, m.Output)
     assert output.items == [item]
     _ask(wire, other, m.QueueStatus())
-    assert not other.poll(0)
+    assert not other.wait(0)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +158,10 @@ def test_strangers_and_wrong_roles_are_refused_once(dealers: Any, wire: Any) -> 
     refused, _ = wire.receive(client, m.Refused)
     assert "Recalled" in refused.reason
     for garbage in ([b""], [b"\xc1"], [os.urandom(100)], [b"\x91\xa6Submit"], [b""] * 50):
-        client.send_multipart(garbage)
+        client.send(garbage)
     reply, _ = _ask(wire, client, m.TaskHistory())
     assert reply.error is None
-    assert not stranger.poll(0)
+    assert not stranger.wait(0)
 
 
 def test_a_second_peer_with_the_same_id_is_refused(dealers: Any, wire: Any) -> None:
@@ -211,6 +216,36 @@ def test_a_client_that_leaves_is_recorded_for(dealers: Any, wire: Any) -> None:
     assert frames == [b"x"]
 
 
+@pytest.fixture
+def stoppable() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that peers may say is theirs."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_an_engine_whose_process_is_stopped_is_parted_with(
+    start: Any, wire: Any, stoppable: subprocess.Popen[bytes]
+) -> None:
+    """After the limit, and not before; clients may be stopped for as long as they like."""
+    dealers = wire.Dealers(start("--heartbeat-limit=0.3", "--away-limit=0").info())
+    try:
+        client, _ = dealers.client(pid=stoppable.pid)
+        engine = dealers.engine(pid=stoppable.pid)
+        wire.receive(client, m.EnginesChanged)
+        begin = time.monotonic()
+        stoppable.send_signal(signal.SIGSTOP)
+        changed, _ = wire.receive(client, m.EnginesChanged)
+        assert [lost.engine_id for lost in changed.lost] == [engine.engine_id]
+        assert time.monotonic() - begin >= 0.3
+        assert engine.control.receive(5.0) is None
+        assert engine.control.is_over
+        _ask(wire, client, m.QueueStatus())
+    finally:
+        dealers.close()
+
+
 def test_shutdown_tells_everybody_and_ends(dealers: Any, wire: Any) -> None:
     """After a shutdown with hub, engines and clients read Closing."""
     client, _ = dealers.client()
@@ -239,7 +274,7 @@ def test_keys_decide_who_may_connect_over_tcp(start: Any, wire: Any) -> None:
         wire.receive(agent, m.Welcome)
         keyless = dealers.connect(new_peer_id(), Channel.CLIENT)
         wire.send(keyless, dealers.hello("client", peer))
-        assert not keyless.poll(300)
+        assert not keyless.wait(0.3)
         local = wire.Dealers(info)
         local.client()
         local.close()

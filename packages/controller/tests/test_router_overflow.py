@@ -10,14 +10,16 @@ from typing import Any
 
 import msgspec
 import pytest
-import zmq
 
 from ipyfleet_controller.app import make_router
 from ipyfleet_controller.database.keeper import RecordKeeper
 from ipyfleet_controller.database.memory import MemoryDatabase
+from ipyfleet_controller.doors import Doors
+from ipyfleet_controller.readiness import Readiness
 from ipyfleet_controller.scheduler.core import SchedulerCore
 from ipyfleet_protocol import messages as m
-from ipyfleet_protocol.ids import Channel, format_msg_id, new_peer_id, routing_id
+from ipyfleet_protocol.ids import Channel, format_msg_id, new_peer_id
+from ipyfleet_protocol.local import LocalRouter, local_url
 
 MAX_BYTES = 1 << 20
 TASK_BYTES = 64 << 10
@@ -27,81 +29,64 @@ N_TASKS = 64
 @pytest.fixture
 def overflowing(tmp_path: Path, wire: Any) -> Iterator[Any]:
     """Dealers at a router, run by a thread, that lets little wait for a peer."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket = context.socket(zmq.ROUTER)
-    socket.router_mandatory = True
-    socket.sndhwm = 1
-    socket.linger = 0
-    url = f"ipc://{tmp_path}/router"
-    socket.bind(url)
+    readiness, path = Readiness(), tmp_path / "s"
+    doors = Doors(readiness, LocalRouter(path, readiness.poller))
     instance = b"i" * 16
-    site = SimpleNamespace(
-        instance=instance.hex(),
-        blob_dir=tmp_path,
-        socket=socket,
-        doorkeeper=None,
-        local_path=tmp_path / "local",
-    )
+    site = SimpleNamespace(instance=instance.hex(), blob_dir=tmp_path, doors=doors, heartbeat_s=0.0)
     keeper = RecordKeeper(MemoryDatabase)
     router = make_router(site, SchedulerCore(), keeper=keeper)
     router._outbox.max_bytes = MAX_BYTES
     keeper.start()
     thread = threading.Thread(target=router.run)
     thread.start()
-    dealers = wire.Dealers(SimpleNamespace(instance=instance.hex(), host="h"), url)
+    info = SimpleNamespace(instance=instance.hex(), host="h")
+    dealers = wire.Dealers(info, local_url(path))
     yield dealers
     last, _ = dealers.client()
     wire.send(last, m.Request(1, m.ShutdownCluster(hub=True)))
     thread.join(5)
     keeper.close(5)
     dealers.close()
-    context.destroy(linger=0)
+    doors.close(0.0)
     assert not thread.is_alive()
 
 
 def test_a_client_that_does_not_read_is_parted_with(overflowing: Any, wire: Any) -> None:
-    """It reads what its pipe took, then Closing; all its results are in the database."""
+    """It reads what its connection took, then Closing; all its results are in the database."""
     dealers = overflowing
     other, _ = dealers.client()
     engine = dealers.engine()
     peer = new_peer_id()
-    client = dealers.context.socket(zmq.DEALER)
-    client.identity = routing_id(peer, Channel.CLIENT)
-    client.rcvhwm = 1
-    client.linger = 0
-    client.connect(dealers.url)
-    try:
-        wire.send(client, dealers.hello("client", peer))
-        wire.receive(client, m.Welcome)
-        for seq in range(N_TASKS):
-            group, frames = wire.make_group(seq, 1)
-            payload = bytes(TASK_BYTES)
-            group.columns = m.Columns(len(payload).to_bytes(4, "little"))
-            wire.send(client, m.Submit([group]), *frames.function, payload)
-        # The answer shows that all have arrived: who was parted with can submit nothing.
-        wire.send(client, m.Request(1, m.QueueStatus()))
-        wire.receive(client, m.Reply)
-        n_done = 0
-        while n_done < N_TASKS:
-            n_done += sum(piece.count for piece in engine.run().slices)
-        msg_ids = [format_msg_id(peer, seq) for seq in range(N_TASKS)]
-        status: list[str | None] = [None]
-        for attempt in range(1000):
-            wire.send(other, m.Request(attempt, m.FetchResults(msg_ids, status_only=True)))
-            reply, _ = wire.receive(other, m.Reply)
-            records = msgspec.msgpack.decode(reply.content)
-            status = [records[msg_id]["status"] for msg_id in msg_ids]
-            if None not in status:
-                break
-        assert status == ["ok"] * N_TASKS
+    client = dealers.connect(peer, Channel.CLIENT)
+    wire.send(client, dealers.hello("client", peer))
+    wire.receive(client, m.Welcome)
+    for seq in range(N_TASKS):
+        group, frames = wire.make_group(seq, 1)
+        payload = bytes(TASK_BYTES)
+        group.columns = m.Columns(len(payload).to_bytes(4, "little"))
+        wire.send(client, m.Submit([group]), *frames.function, payload)
+    # The answer shows that all have arrived: who was parted with can submit nothing.
+    wire.send(client, m.Request(1, m.QueueStatus()))
+    wire.receive(client, m.Reply)
+    n_done = 0
+    while n_done < N_TASKS:
+        n_done += sum(piece.count for piece in engine.run().slices)
+    msg_ids = [format_msg_id(peer, seq) for seq in range(N_TASKS)]
+    status: list[str | None] = [None]
+    for attempt in range(1000):
+        wire.send(other, m.Request(attempt, m.FetchResults(msg_ids, status_only=True)))
+        reply, _ = wire.receive(other, m.Reply)
+        records = msgspec.msgpack.decode(reply.content)
+        status = [records[msg_id]["status"] for msg_id in msg_ids]
+        if None not in status:
+            break
+    assert status == ["ok"] * N_TASKS
 
-        kinds = []
-        while True:
-            message, _ = wire.receive(client, m.Message)
-            kinds.append(type(message))
-            if isinstance(message, m.Closing):
-                break
-        assert "1 MiB" in message.reason
-        assert kinds.count(m.Results) < N_TASKS
-    finally:
-        client.close()
+    kinds = []
+    while True:
+        message, _ = wire.receive(client, m.Message)
+        kinds.append(type(message))
+        if isinstance(message, m.Closing):
+            break
+    assert "1 MiB" in message.reason
+    assert kinds.count(m.Results) < N_TASKS

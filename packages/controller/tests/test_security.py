@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import socket
+import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +19,8 @@ import zmq
 
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import encode
-from ipyfleet_protocol.ids import Channel, new_peer_id, routing_id
+from ipyfleet_protocol.ids import Channel, PeerId, new_peer_id, routing_id
+from ipyfleet_protocol.local import connect_local, frame_prefix, socket_path
 from ipyfleet_testing.hostile import N_MESSAGES, Fuzzer
 from ipyfleet_testing.simulated import SimulatedClient, SimulatedEngine, SimulatedPeers
 
@@ -118,31 +124,26 @@ def test_a_peer_that_asks_and_never_reads_is_parted_with(
     bystander: Bystander, evil: SimulatedPeers, info: Any
 ) -> None:
     """Answers, refusals and results for it are bounded; then it is told that it is out."""
-    context: zmq.Context[Any] = zmq.Context()
-    socket = context.socket(zmq.DEALER)
+    peer = new_peer_id()
+    path = socket_path(evil.url)
+    assert path is not None
+    stream = connect_local(path, routing_id(peer, Channel.CLIENT))
     try:
-        peer = new_peer_id()
-        socket.identity = routing_id(peer, Channel.CLIENT)
-        socket.rcvhwm = 1
-        socket.sndhwm = 0
-        socket.linger = 0
-        socket.connect(evil.url)
-        hello = SimulatedClient(evil, peer=new_peer_id()).hello(peer=peer)
         question = m.Request(1, m.FindRecords(msgspec.msgpack.encode({})))
-        socket.send(encode(hello))
+        stream.send([encode(SimulatedClient(evil, peer=new_peer_id()).hello(peer=peer))])
         for number in range(20_000):
-            socket.send(encode(m.Recalled(0, number)))  # not for it to say
+            stream.send([encode(m.Recalled(0, number))])  # not for it to say
         n_asked = 0
         while bystander.ask(m.Metrics())["peers"]["clients"] == 2 or not n_asked:
             for _ in range(500):
-                socket.send(encode(question))
+                stream.send([encode(question)])
+            assert stream.wait_sent(TIMEOUT_S)
             n_asked += 500
             assert n_asked < 1_000_000
             bystander.work()
         bystander.check()
     finally:
-        socket.close()
-        context.term()
+        stream.close()
 
 
 @pytest.mark.timeout(120)
@@ -174,6 +175,116 @@ def test_peers_that_connect_and_die_leave_nothing(
     bystander.check()
     status = bystander.ask(m.QueueStatus())
     assert set(status) - {"unassigned", "database"} in ({0}, {"0"})
+
+
+# -- streams that make no sense ---------------------------------------------------------------
+
+
+def _connect(peers: SimulatedPeers) -> socket.socket:
+    """Return a bare connection to the controller."""
+    path = socket_path(peers.url)
+    assert path is not None
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(TIMEOUT_S)
+    connection.connect(path)
+    return connection
+
+
+def _n_sockets(info: Any) -> int:
+    """Return how many connections the controller has."""
+    kinds = []
+    for link in Path(f"/proc/{info.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the database's come and go
+            kinds.append(str(link.readlink()).partition(":")[0])
+    return kinds.count("socket")
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    """Whether the controller ends a connection; waits for that."""
+    try:
+        while connection.recv(4096):
+            continue
+    except ConnectionResetError:
+        pass  # what was sent last was not read
+    return True
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_random_bytes_harm_nobody(
+    bystander: Bystander, evil: SimulatedPeers, info: Any, is_named: bool
+) -> None:
+    """Whatever comes over a connection ends that at most, before it has a name and after."""
+    chance = random.Random(5)
+    name = routing_id(new_peer_id(), Channel.CLIENT)
+    before = _n_sockets(info)
+    for number in range(300):
+        with _connect(evil) as connection:
+            if is_named:
+                connection.sendall(frame_prefix([len(name)]) + name)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for _ in range(chance.randrange(1, 8)):
+                    size = chance.choice((1, 3, 4, 5, 200, 100_000))
+                    connection.sendall(chance.randbytes(size))
+        if number % 50 == 0:
+            bystander.work()
+    bystander.check()
+    bystander.peers.run_until(lambda: bystander.ask(m.Metrics()) and _n_sockets(info) <= before, 10)
+
+
+@pytest.mark.parametrize(
+    "announced",
+    [
+        struct.pack("<I", 2**32 - 1) + bytes(8),
+        struct.pack("<IQ", 1, 2**64 - 1),
+        struct.pack("<IQQ", 2, 2**63, 2**63),
+        struct.pack("<IQ", 1, 2**50),
+    ],
+)
+def test_what_cannot_be_is_not_waited_for(
+    bystander: Bystander, evil: SimulatedPeers, announced: bytes
+) -> None:
+    """Who announces more frames or bytes than there can be is parted with."""
+    name = routing_id(new_peer_id(), Channel.CLIENT)
+    for prefix in (b"", frame_prefix([len(name)]) + name):
+        with _connect(evil) as connection:
+            connection.sendall(prefix + announced)
+            assert _has_ended(connection)
+    bystander.check()
+
+
+def test_what_is_announced_and_never_sent_takes_no_memory(
+    bystander: Bystander, evil: SimulatedPeers
+) -> None:
+    """A hundred messages of 256 MiB each are waited for, and cost nothing."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            connection = stack.enter_context(_connect(evil))
+            connection.sendall(frame_prefix([3]) + b"abc" + frame_prefix([4, 1 << 28]) + b"head")
+        bystander.check()
+
+
+def test_connections_that_end_at_any_byte_leave_nothing(
+    bystander: Bystander, evil: SimulatedPeers, info: Any
+) -> None:
+    """A thousand that die before, in and behind the first things that a peer says."""
+    before = _n_sockets(info)
+    client = SimulatedClient(evil)
+    client.close()
+    for number in range(N_DEATHS):
+        name = routing_id(new_peer_id(), Channel.CLIENT)
+        hello = encode(client.hello(peer=PeerId(name[:-1])))
+        said = frame_prefix([len(name)]) + name + frame_prefix([len(hello)]) + hello
+        with _connect(evil) as connection:
+            connection.sendall(said[: number % (len(said) + 1)])
+        if number % 100 == 0:
+            bystander.work()
+
+    def is_over() -> bool:
+        peers = bystander.ask(m.Metrics())["peers"]
+        return peers["clients"] == 1 and _n_sockets(info) <= before
+
+    bystander.peers.run_until(is_over, TIMEOUT_S)
+    bystander.check()
 
 
 # -- identities and keys ----------------------------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from ipyfleet_protocol.hosts import host_id, process_start
+from ipyfleet_protocol.hosts import host_id, is_stopped, process_start
 
 
 def test_all_processes_of_a_host_agree() -> None:
@@ -57,3 +58,19 @@ print(process_start(os.getpid()) > 0)
 """
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert other.stdout.strip() == "True", other.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_stopped_until_continued() -> None:
+    """A process that was sent SIGSTOP is stopped until it is sent SIGCONT; a dead one is not."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert not is_stopped(child.pid)
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        assert is_stopped(child.pid)
+        child.send_signal(signal.SIGCONT)
+        os.waitid(os.P_PID, child.pid, os.WCONTINUED)
+        assert not is_stopped(child.pid)
+        child.kill()
+        child.wait(10)
+        assert not is_stopped(child.pid)

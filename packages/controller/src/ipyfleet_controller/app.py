@@ -200,7 +200,7 @@ class IPController(Application):
                 router.journal = site.journal
                 if site.past is not None:
                     router.restart(site.past)
-                router.add_reader(signals.fd, lambda: router.close_soon(signals.read()))
+                site.doors.add_reader(signals.fd, lambda: router.close_soon(signals.read()))
                 if self.lease_fd >= 0:
 
                     def on_lease() -> None:
@@ -209,7 +209,7 @@ class IPController(Application):
                             # The owner wrote it, and can no longer remove it.
                             self._cluster_file().unlink(missing_ok=True)
 
-                    router.add_reader(self.lease_fd, on_lease)
+                    site.doors.add_reader(self.lease_fd, on_lease)
                 # What is there now stays to the end; the collector need not look at it each time.
                 gc.freeze()
                 # The database's thread is to give way soon when the loop has something to do.
@@ -323,13 +323,9 @@ def make_router(
     desk = Desk(keeper, hub.registry, scheduler.state)
     desk.blob_dir = site.blob_dir
     desk.result_max_bytes = result_max_bytes
-    router = Router(site.socket, hub, scheduler, desk)
+    router = Router(site.doors, hub, scheduler, desk, stop_limit_s=site.heartbeat_s)
     router.blob_dir = site.blob_dir
-    router.listen_local(site.local_path)
-    router.add_reader(keeper.fd, keeper.deliver)
-    if site.doorkeeper is not None:
-        router.checks_keys = True
-        router.add_reader(site.doorkeeper.socket, site.doorkeeper.answer)
+    site.doors.add_reader(keeper.fd, keeper.deliver)
     return router
 
 

@@ -10,11 +10,9 @@ import contextlib
 import errno
 import logging
 import shutil
-import socket as stdlib_socket
+import socket
 from pathlib import Path
-from typing import cast
-
-import zmq
+from typing import TYPE_CHECKING
 
 from ipyfleet_protocol.blobs import remove_blob_dir
 from ipyfleet_protocol.connection import (
@@ -27,7 +25,7 @@ from ipyfleet_protocol.connection import (
     save_connection_file,
 )
 from ipyfleet_protocol.errors import ConnectionFileError, ConnectionFileStale
-from ipyfleet_protocol.local import local_url
+from ipyfleet_protocol.local import LocalRouter, local_url
 from ipyfleet_protocol.paths import (
     FileRole,
     blob_dir,
@@ -36,25 +34,25 @@ from ipyfleet_protocol.paths import (
     runtime_dir,
 )
 
-from .curve import Doorkeeper, KeyPair, KeyRing
+from .doors import Doors
 from .hub.journal import KeysKept, Recollection, recall
 from .journal import JournalFile, read_journal
+from .readiness import Readiness
+
+if TYPE_CHECKING:
+    from .curve import KeyRing
+    from .tcp import TcpDoor
 
 log = logging.getLogger("ipyfleet.controller")
 
 JOURNAL = "peers.journal"
-"""Name of the journal in the directory of the sockets."""
+"""Name of the journal in the socket's directory."""
 
-SEND_QUEUE = 1024
-"""Messages that the socket keeps for a peer that does not read; the rest waits in the outbox."""
+SOCKET = "router"
+"""Name of the socket in its directory."""
 
-RECEIVE_QUEUE = 512
-"""Messages of a peer that the socket takes in before the loop has read them."""
-
-LINGER_MS = 500
+LINGER_S = 0.5
 """How long what was sent last may take to leave after the end."""
-
-_NOT_FOR: dict[FileRole, str] = {"client": "/engines", "engine": "/router"}
 
 _KEYED: tuple[FileRole, FileRole] = ("client", "engine")
 
@@ -70,9 +68,8 @@ class ControllerSite:
 
     Attributes:
         instance: id of this run, hex.
-        socket: the ROUTER, after `open`.
         ssh_servers: through which peers on other hosts are to come; by role, empty for directly.
-        doorkeeper: admits keys, where there is TCP.
+        heartbeat_s: silence after which an engine is taken for dead; 0 for never.
         journal: where it is written down who is here, after `open`.
         past: what the controller has left whose place this one takes; None if there was none.
     """
@@ -109,23 +106,26 @@ class ControllerSite:
         self._ip = ip
         self._port = port
         self._location = location
-        self._heartbeat_s = heartbeat_s
+        self.heartbeat_s = heartbeat_s
         self._recover_s = recover_s
         self._resume = resume
-        self.local_path = self._runtime_dir / "local"
         self._is_open = False
         self._is_kept = False
         self.past: Recollection | None = None
         self.journal: JournalFile
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self.ssh_servers: dict[FileRole, str] = {}
-        self.doorkeeper: Doorkeeper | None = None
         self._keys: KeyRing | None = None
-        self.urls: list[str] = []
-        self.socket: zmq.Socket[bytes]
+        self._urls: list[str] = []
+        self._doors: Doors | None = None
+
+    @property
+    def doors(self) -> Doors:
+        """Through which peers come, after `open`."""
+        assert self._doors is not None
+        return self._doors
 
     def open(self) -> None:
-        """Bind the socket; peers can connect, but nobody knows where until `publish`.
+        """Listen; peers can connect, but nobody knows where until `publish`.
 
         Raises:
             SiteError: if a live controller is here already, or the port or a directory cannot be
@@ -135,25 +135,15 @@ class ControllerSite:
             self._take_over()
         if self.past is None:
             self._evict_stale()
-        self._context = zmq.Context()
-        self.socket = router = self._context.socket(zmq.ROUTER)
-        router.router_mandatory = True
-        router.router_handover = True
-        router.linger = LINGER_MS
-        router.sndhwm = SEND_QUEUE
-        # A peer that sends faster than it is served waits; nothing is dropped.
-        router.rcvhwm = RECEIVE_QUEUE
         try:
             make_private_dir(self._runtime_dir)
-            self.local_path.unlink(missing_ok=True)
-            self.urls.append(local_url(self.local_path))
-            # Two on this host, so that a client may be suspended for a while and an engine not:
-            # options hold for what is bound after them.
-            self._bind(f"ipc://{self._runtime_dir}/router")
-            self._set_heartbeat()
-            self._bind(f"ipc://{self._runtime_dir}/engines")
+            path = self._runtime_dir / SOCKET
+            path.unlink(missing_ok=True)  # of one that died, and whose place this one takes
+            readiness = Readiness()
+            self._doors = Doors(readiness, LocalRouter(path, readiness.poller))
+            self._urls.append(local_url(path))
             if self._ip:
-                self._bind_tcp()
+                self._doors.add_tcp(self._open_tcp())
             self._open_journal()
             self._is_open = True
         except OSError as error:
@@ -177,11 +167,11 @@ class ControllerSite:
         return new_connection_info(
             instance=self.instance,
             role=role,
-            urls=[url for url in self.urls if not url.endswith(_NOT_FOR[role])],
+            urls=self._urls,
             location=self._location,
             blob_dir=str(self.blob_dir),
             cluster_id=self._cluster_id,
-            heartbeat_s=self._heartbeat_s,
+            heartbeat_s=self.heartbeat_s,
             recover_s=self._recover_s,
             ssh=self.ssh_servers.get(role, ""),
             server_public=keys.server.public.decode() if keys else "",
@@ -201,18 +191,13 @@ class ControllerSite:
             self.journal.close()
         if keep or (self.past is not None and not self._is_open):
             self._is_kept = True
-            if self._context is not None:
-                self._context.destroy(linger=0)
-                self._context = None
+            if self._doors is not None:
+                self._doors.close(0.0)
             return
         for path in self._files.values():
             remove_connection_file(path, self.instance)
-        if self.doorkeeper is not None:
-            self.doorkeeper.close()
-        if self._context is not None:
-            # Waits until the last messages have left, at most for the linger time.
-            self._context.destroy(linger=LINGER_MS)
-            self._context = None
+        if self._doors is not None:
+            self._doors.close(LINGER_S)
         _remove_traces(self._runtime_dir, self.blob_dir)
 
     def _take_over(self) -> None:
@@ -236,10 +221,11 @@ class ControllerSite:
         self.instance = info.instance
         self.blob_dir = blob_dir(info.instance)
         self._runtime_dir = runtime_dir(info.instance)
-        self.local_path = self._runtime_dir / "local"
         self.past = recall(read_journal(self._runtime_dir / JOURNAL))
         tcp = next((url for url in info.urls if url.startswith("tcp://")), "")
         if self._ip and tcp and self.past.keys is not None:
+            from .curve import KeyPair, KeyRing
+
             self._port = int(tcp.rpartition(":")[2])
             self._location = self._location or info.location
             pairs = [KeyPair(found[r].public.encode(), found[r].secret.encode()) for r in _KEYED]
@@ -282,41 +268,27 @@ class ControllerSite:
                 "stop it with `ipcluster stop`, or give this one another --cluster-id"
             )
 
-    def _set_heartbeat(self) -> None:
-        """Have connections made from here on drop when the other end is silent.
+    def _open_tcp(self) -> TcpDoor:
+        # Not before it is wanted: it imports zmq.
+        from .curve import KeyRing
+        from .tcp import TcpDoor
 
-        zmq's I/O threads send and answer the beats, so an engine whose C code holds the GIL is
-        heard, and one that is stopped is not. The broken connection is what the router notices.
-        """
-        limit_ms = int(self._heartbeat_s * 1000)
-        if limit_ms:
-            self.socket.heartbeat_ivl = max(1, limit_ms // 3)
-            self.socket.heartbeat_timeout = limit_ms
-
-    def _bind(self, url: str) -> None:
+        if self._keys is None:
+            self._keys = KeyRing.make()
         try:
-            self.socket.bind(url)
-        except zmq.ZMQError as error:
+            door = TcpDoor(self._ip, self._port, self._keys, self.heartbeat_s)
+        except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 reason = "the port is in use; choose another --port, or none for any free one"
             else:
-                reason = f"{zmq.strerror(error.errno or 0)}; is --ip an address of this host?"
+                reason = f"{error.strerror}; is --ip an address of this host?"
+            url = f"tcp://{self._ip}:{self._port or '*'}"
             raise SiteError(f"cannot listen at {url}: {reason}") from error
-        self.urls.append(url)
-
-    def _bind_tcp(self) -> None:
-        assert self._context is not None
-        if self._keys is None:
-            self._keys = KeyRing.make()
-        self.doorkeeper = Doorkeeper(self._context, self._keys)
-        self.socket.curve_server = True
-        self.socket.curve_secretkey = self._keys.server.secret
-        self._bind(f"tcp://{self._ip}:{self._port or '*'}")
-        bound = cast("bytes", self.socket.getsockopt(zmq.LAST_ENDPOINT)).decode().rstrip("\0")
         if not self._location:
             is_any = self._ip in ("*", "0.0.0.0")
-            self._location = stdlib_socket.gethostname() if is_any else self._ip
-        self.urls[-1] = f"tcp://{self._location}:{bound.rpartition(':')[2]}"
+            self._location = socket.gethostname() if is_any else self._ip
+        self._urls.append(f"tcp://{self._location}:{door.port}")
+        return door
 
 
 def _is_ours(info: ConnectionInfo) -> bool:

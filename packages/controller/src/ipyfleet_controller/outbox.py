@@ -1,29 +1,27 @@
-"""Sending to peers through the one ROUTER, whatever their state.
+"""Sending to peers through the doors, whatever their state.
 
-What lives here: `Outbox`. A send never blocks: what a peer's full pipe does not take waits here,
-in order. What was sent over a line (`lines.Line`) is kept until the peer has acknowledged it, and
-sent again after a break (`resume`); while the line is broken it is only kept. Of what a peer has
-not taken, output is given up first when it grows beyond a bound, and what was given up is told;
-results and tasks are never dropped one by one: a client for which too much is kept is named in
-`overflowing`, and the router parts with it. What is kept for an engine is bounded by what the
-scheduler lets it hold. What must not: decisions about what to send.
+What lives here: `Outbox`. A send never blocks: what a full connection does not take waits here, in
+order, until the door says that there is room. What was sent over a line (`lines.Line`) is kept
+until the peer has acknowledged it, and sent again after a break (`resume`); while the line is
+broken it is only kept. Of what a peer has not taken, output is given up first when it grows beyond
+a bound, and what was given up is told; results and tasks are never dropped one by one: a client for
+which too much is kept is named in `overflowing`, and the router parts with it. What is kept for an
+engine is bounded by what the scheduler lets it hold. What must not: decisions about what to send.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-
-import zmq
+from collections.abc import Iterable, Sequence
 
 from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.columns import Frame
-from ipyfleet_protocol.ids import Channel, PeerId, RoutingId, routing_id
-from ipyfleet_protocol.local import LocalRouter, Unreachable
+from ipyfleet_protocol.ids import PEER_ID_BYTES, Channel, PeerId, RoutingId, routing_id
+from ipyfleet_protocol.local import Unreachable
 from ipyfleet_protocol.messages import Output, OutputItem
 
+from .doors import Doors
 from .lines import Line
 
 OUTPUT_MAX_BYTES = 16 << 20
@@ -34,15 +32,6 @@ WAITING_MAX_BYTES = 512 << 20
 
 MAX_ADDRESSES = 8192
 """Addresses that are remembered of peers that have not joined."""
-
-_DONTWAIT = int(zmq.DONTWAIT)
-_MORE = int(zmq.SNDMORE | zmq.DONTWAIT)
-# pyzmq types say nothing of the buffer protocol, which its frames have.
-_FRAME: type[object] = zmq.Frame
-
-COPY_MAX_BYTES = 1 << 16
-"""Frames that are not the socket's own are copied up to this size: that is cheaper than telling
-another thread when they are free again."""
 
 
 class Backlog:
@@ -60,20 +49,16 @@ class Outbox:
 
     Attributes:
         max_bytes: bytes that may be kept for a client; a single message may be larger.
-        unreachable: channels found without a connection; whoever reads them takes them out.
+        unreachable: channels found without a connection, or whose connection was said to have
+            ended; whoever reads them takes them out.
         overflowing: clients' channels for which more is kept; as `unreachable`.
         dropped_bytes: output given up so far, of all peers.
         n_sent: messages so far.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._socket = socket
-        # Past the wrapper in Python, which is there for other kinds of sockets: a call a frame.
-        is_plain = type(socket) is zmq.Socket
-        self._send: Callable[..., object] = (
-            super(zmq.Socket, socket).send if is_plain else socket.send
-        )
-        self.local: LocalRouter | None = None
+    def __init__(self, doors: Doors) -> None:
+        self._send = doors.send
+        doors.when_room(self._flush)
         self._backlogs: dict[RoutingId, Backlog] = {}
         self._lines: dict[RoutingId, Line] = {}
         # Of the name of a channel, the identity that its socket has; the oldest first.
@@ -117,12 +102,14 @@ class Outbox:
 
     def turn_away(self, identity: bytes, header: Frame) -> None:
         """Send a refusal to a socket, if it has room."""
-        if self.local is not None and identity in self.local:
-            self.local.send(identity, [header])
-            return
-        with contextlib.suppress(zmq.ZMQError):
-            self._socket.send(identity, _MORE)
-            self._socket.send(header, _DONTWAIT)
+        with contextlib.suppress(Unreachable):
+            self._send(identity, (header,))
+
+    def note_ended(self, address: bytes) -> None:
+        """Note that a connection has ended; one that had the name of another's does not count."""
+        name = RoutingId(address[: PEER_ID_BYTES + 1])
+        if self._addresses.get(name) == address:
+            self._note_unreachable(name)
 
     # -- lines --------------------------------------------------------------------------------
 
@@ -206,26 +193,21 @@ class Outbox:
             header, frames = encode(stub), ()
         self.send(peer, Channel.CLIENT, header, frames)
 
-    def probe(self, peer: PeerId, channel: Channel, header: Frame) -> None:
-        """Find out whether a peer is connected; a full pipe is a connection."""
-        identity = routing_id(peer, channel)
-        line = self._lines.get(identity)
-        if identity not in self._backlogs and (line is None or not line.is_broken):
-            self._try(identity, (header,))
-
-    def retry(self) -> None:
-        """Send what waits, as far as that goes now."""
-        for identity, backlog in list(self._backlogs.items()):
-            while backlog.messages:
-                message = backlog.messages[0]
-                if not self._try(identity, message):
-                    break
-                if identity not in self._backlogs:
-                    break  # the line is broken
-                backlog.messages.popleft()
-                backlog.n_bytes -= sum(map(len, message))
-            else:
-                self._drop_backlog(identity)
+    def _flush(self, address: bytes) -> None:
+        """Send what waits for a connection that has room, as far as that goes now."""
+        identity = RoutingId(address[: PEER_ID_BYTES + 1])
+        backlog = self._backlogs.get(identity)
+        if backlog is None:
+            return
+        while backlog.messages:
+            message = backlog.messages[0]
+            if not self._try(identity, message):
+                return
+            if identity not in self._backlogs:
+                return  # the line is broken
+            backlog.messages.popleft()
+            backlog.n_bytes -= sum(map(len, message))
+        self._drop_backlog(identity)
 
     def _post(self, identity: RoutingId, message: Sequence[Frame]) -> None:
         backlog = self._backlogs.get(identity) if self._backlogs else None
@@ -240,37 +222,12 @@ class Outbox:
         self._backlogs.pop(identity, None)
 
     def _try(self, identity: RoutingId, message: Sequence[Frame]) -> bool:
-        """Send unless the pipe is full. A message to nobody counts as sent."""
-        send = self._send
-        address = self._addresses.get(identity, identity)
-        if self.local is not None and address in self.local:
-            try:
-                return self.local.send(address, message)
-            except Unreachable:
-                self._note_unreachable(identity)
-                return True
+        """Send unless there is no room. A message to nobody counts as sent."""
         try:
-            # Only the first part can fail: it chooses the pipe, and that takes whole messages.
-            send(address, _MORE)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno not in (errno.EHOSTUNREACH, zmq.EHOSTUNREACH):
-                raise
+            return self._send(self._addresses.get(identity, identity), message)
+        except Unreachable:
             self._note_unreachable(identity)
             return True
-        left = len(message)
-        for part in message:
-            left -= 1
-            copy = type(part) is not _FRAME and len(part) <= COPY_MAX_BYTES
-            send(part, _MORE if left else _DONTWAIT, copy)
-        return True
-
-    def note_lost(self, identity: bytes) -> None:
-        """Note that a socket has gone."""
-        name = RoutingId(identity[:17])
-        if self._addresses.get(name) == identity:
-            self._note_unreachable(name)
 
     def _note_unreachable(self, identity: RoutingId) -> None:
         self.unreachable.append(identity)

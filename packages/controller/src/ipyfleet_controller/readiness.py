@@ -1,78 +1,67 @@
-"""How the loop waits: for its ROUTER, for other zmq sockets and for file descriptors, all at once.
+"""How the loop waits: for connections of this host and for other file descriptors, all at once.
 
 What lives here: `Readiness`. What must not: what is read.
 
-Fast path: descriptors are polled, not sockets. `zmq.Poller` looks at each socket before and after
-it sleeps: 16 of the 72 system calls that the round trip of a lone task took. A zmq descriptor tells
-of news once, and whoever uses the socket may take the news away; so the ROUTER is looked at right
-before each sleep, and the callbacks of other sockets read until nothing is left.
+Descriptors tell of a state, again each time until it is dealt with. Those of zmq sockets tell of
+changes instead, once: `tcp` looks into its sockets by itself and needs to be woken only.
 """
 
 from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-import zmq
-
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
+_IN = 1  # EPOLLIN and POLLIN
 
 
 class Readiness:
-    """Waits, and calls whoever reads what is ready."""
+    """Waits, and calls whoever reads what is ready.
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        """Take the ROUTER, which is the caller's to read."""
-        self._socket = socket
-        self._callbacks: dict[int, Callable[[], None]] = {}
-        self.poller: Any = select.poll()
-        self.on_other: Callable[[int, int], object] = _ignore
-        self.poller.register(_descriptor(socket), _POLLIN)
+    Attributes:
+        poller: for those who register descriptors by themselves.
+        on_message: called with a descriptor and its news; returns whether it was one of those.
+    """
 
-    def add(self, source: Any, callback: Callable[[], None]) -> None:
-        """Have `callback` called whenever a zmq socket or a file descriptor can be read.
+    def __init__(self) -> None:
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self.on_message: Callable[[int, int], bool] = _is_not_mine
+        # Only Linux has the first, to which it does not matter how many wait.
+        self.poller: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
+        self._unit = 1.0 if hasattr(select, "epoll") else 1000.0
 
-        It has to read until nothing is left.
-        """
-        fd = _descriptor(source)
+    def add(self, fd: int, callback: Callable[[], object]) -> None:
+        """Have `callback` called whenever a file descriptor can be read."""
         self._callbacks[fd] = callback
-        self.poller.register(fd, _POLLIN)
-        if isinstance(source, zmq.Socket) and int(source.get(_EVENTS)) & _POLLIN:
-            # Only who has looked and found nothing is told of news.
-            callback()
+        self.poller.register(fd, _IN)
 
-    @property
-    def has_message(self) -> bool:
-        """Whether the ROUTER can be read."""
-        events: Any = self._socket.get(_EVENTS)
-        return bool(events & _POLLIN)
+    def wait(self, timeout_s: float | None, *, reads_messages: bool = True) -> bool:
+        """Wait until something can be read, at most so long; call whoever reads it.
 
-    def wait(self, timeout_ms: int | None) -> bool:
-        """Wait until something can be read, at most so long; call the callbacks.
+        Args:
+            timeout_s: None for "until there is something".
+            reads_messages: whether `on_message` is called. What is not read is told again.
 
         Returns:
-            Whether anything was ready. The ROUTER may have nothing, and something else news.
+            Whether anything was ready.
         """
-        if self.has_message:
-            timeout_ms = 0
-        ready = self.poller.poll(timeout_ms)
+        ready = self.poller.poll(timeout_s if timeout_s is None else timeout_s * self._unit)
         for fd, events in ready:
+            if reads_messages and self.on_message(fd, events):
+                continue
             callback = self._callbacks.get(fd)
             if callback is not None:
                 callback()
-            else:
-                self.on_other(fd, events)
-        return bool(ready) or self.has_message
+        return bool(ready)
+
+    def close(self) -> None:
+        """Wait for nothing any more. Idempotent."""
+        if hasattr(self.poller, "close"):
+            self.poller.close()
 
 
-def _ignore(fd: int, events: int) -> None:
-    return
-
-
-def _descriptor(source: Any) -> int:
-    return cast("int", source.get(zmq.FD)) if isinstance(source, zmq.Socket) else int(source)
+def _is_not_mine(fd: int, events: int) -> bool:
+    return False
 
 
 __all__ = ["Readiness"]

@@ -1,4 +1,4 @@
-"""The driver: one loop around one ROUTER socket. It receives, feeds the pure cores, performs.
+"""The driver: one loop. It receives, feeds the pure cores, performs.
 
 What lives here: `Router`. What must not: decisions about tasks or peers; those are the
 scheduler's and the hub's. Payload frames are never looked into and never copied on their way.
@@ -7,18 +7,10 @@ One turn of the loop: wait; take in what has arrived; let the scheduler place on
 to wait; write records when nothing has come for a while. Nothing runs by the clock unless somebody
 asked to be woken, so an idle controller uses no CPU.
 
-Fast paths, in microseconds of the main thread per round trip of one task (of some 360 before, where
-a ROUTER that only forwards takes 90; `benchmarks/controller_round_trip.py`):
-
-- `_receive_parts` instead of `recv_multipart`, with small frames copied: -25
-- the socket is asked whether more is there; `zmq.Again` is not waited for: -20
-- flags of sends are plain ints (in `outbox`), not `|` of enum members: -10
-- records are written after a pause, not between submission and result: -25
-
-Later ones, in Python calls of that round trip, of 230 (156 are left), since others use the machine
-on which they were made: who has sent a message is remembered (`_identify`, -22), a lone task is
-placed without having waited (`scheduler.placing`, -27), nothing is placed where nothing waits (-8).
-How the loop waits without asking sockets is in `readiness`.
+Fast paths, in Python calls of the round trip of one task, of 230: who has sent a message is
+remembered (`_identify`, -22), a lone task is placed without having waited (`scheduler.placing`,
+-27), nothing is placed where nothing waits (-8). Records are written after a pause, not between
+submission and result: -25 us (`benchmarks/controller_round_trip.py`).
 """
 
 from __future__ import annotations
@@ -33,29 +25,25 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
-import zmq
-
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import SliceFrames, decode, encode, split, split_output
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import ProtocolError
 from ipyfleet_protocol.ids import Channel, PeerId, routing_id, split_routing_id
-from ipyfleet_protocol.local import LocalRouter
 from ipyfleet_protocol.reliable import SESSION_MESSAGES
 from ipyfleet_protocol.table import SENDERS
 
 from .database.detached import DetachedGroup, PayloadGone, take_in_blobs
 from .desk import MAX_OPEN, Desk
+from .doors import Doors
 from .hub import events as hev
 from .hub import instructions as hins
 from .hub.core import HubCore
 from .hub.journal import PeerJoined, PeerLeft, Recollection
-from .hub.peers import ROLE_OF_CHANNEL, channels_of
 from .journal import JournalFile
 from .lines import Line
 from .outbox import Outbox
 from .processes import ProcessWatch
-from .readiness import Readiness
 from .scheduler import events as sev
 from .scheduler import instructions as sins
 from .scheduler.core import SchedulerCore
@@ -69,28 +57,13 @@ log = logging.getLogger("ipyfleet.controller")
 MESSAGES_PER_TURN = 512
 """Messages taken in before the scheduler places and timers are looked at."""
 
-COPY_MAX_BYTES = 8192
-"""Received frames are copied out of the socket's buffers up to this size. That is cheaper than to
-handle a `zmq.Frame`, and one so small may hold on to a whole receive buffer of this size.
-"""
-
-FLUSH_AFTER_MS = 5
+FLUSH_AFTER_S = 0.005
 """Records are written when nothing has come for so long, or when there are many of them."""
 
-RETRY_S = 0.005
-"""How often a peer with a full pipe is tried again."""
+LAST_WORDS_S = 0.5
+"""How long the loop goes on at its end for what peers have had no room for."""
 
-PROBE_AFTER_S = (0.0, 0.005, 0.030, 0.120)
-"""When peers are probed after a connection broke: the socket forgets a dead peer with some
-delay.
-"""
-
-_PROBE = encode(m.Probe())
 _PLACE = sev.PlaceEvent()
-
-_DONTWAIT = int(zmq.DONTWAIT)
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
 
 
 class _Sender(NamedTuple):
@@ -100,14 +73,12 @@ class _Sender(NamedTuple):
         peer, channel: who, and over what.
         role: None if it has not joined.
         line: None likewise.
-        key_role: what its key is for; None where keys are not looked at.
     """
 
     peer: PeerId
     channel: Channel
     role: m.Role | None
     line: Line | None
-    key_role: str | None
 
 
 class Router:
@@ -121,30 +92,37 @@ class Router:
     """
 
     def __init__(
-        self, socket: zmq.Socket[bytes], hub: HubCore, scheduler: SchedulerCore, desk: Desk
+        self,
+        doors: Doors,
+        hub: HubCore,
+        scheduler: SchedulerCore,
+        desk: Desk,
+        *,
+        stop_limit_s: float = 0.0,
     ) -> None:
-        """Take a bound ROUTER socket and the parts; nothing happens before `run`."""
-        self._socket = socket
+        """Take the parts; nothing happens before `run`.
+
+        Args:
+            doors: where messages come from.
+            hub, scheduler, desk: who deals with them.
+            stop_limit_s: for how long the process of an engine or agent of this host may be
+                stopped before its connections are ended; 0 for as long as it likes.
+        """
+        self._doors = doors
         self._hub = hub
         self._scheduler = scheduler
         self._desk = desk
         self._watches = ResultWatches(scheduler.state.is_live)
-        self._outbox = Outbox(socket)
+        self._outbox = Outbox(doors)
         self._sessions = Sessions(self._outbox, self._wake_at)
-        self._processes = ProcessWatch()
+        self._processes = ProcessWatch(stop_limit_s)
         self._line: Line | None = None
-        self._local: LocalRouter | None = None
-        self._readiness = Readiness(socket)
         self._senders: dict[bytes, _Sender] = {}
         self._wakes: list[float] = []
-        self._monitor: zmq.Socket[bytes] | None = None
         self._received: tuple[Frame, Sequence[Frame]] = (b"", ())
         self._parts: list[SliceFrames] = []
-        # The part that tells whose key its sender has; None while keys are not looked at.
-        self._key_part: zmq.Frame | None = None
         self._must_place = False
         self._is_over = False
-        self.checks_keys = False
         self.blob_dir: Path | None = None
         self.journal: JournalFile | None = None
         self.n_received = 0
@@ -155,12 +133,6 @@ class Router:
         desk.measure = self.statistics
 
     # -- the loop -----------------------------------------------------------------------------
-
-    def add_reader(self, source: Any, callback: Callable[[], None]) -> None:
-        """Call `callback`, which reads until nothing is left, whenever a zmq socket or file
-        descriptor can be read.
-        """
-        self._readiness.add(source, callback)
 
     @property
     def outbox_max_bytes(self) -> int:
@@ -178,7 +150,7 @@ class Router:
                 "received": self.n_received,
                 "sent": self._outbox.n_sent,
                 "malformed": self.n_malformed,
-                "refused": self.n_refused,
+                "refused": self.n_refused + self._doors.n_refused,
                 "bugs": self.n_bugs,
             },
             "bytes": {
@@ -196,6 +168,7 @@ class Router:
         """Take the place of a controller that left this; before `run`."""
         for entry in past.peers.values():
             self._processes.add(PeerId(entry.peer), entry.host, entry.pid, entry.pid_start)
+            self._watch_process(entry)
         log.warning("taking the place of a controller that died; %d peers", len(past.peers))
         self._feed_hub(hev.RestartEvent(past))
         self._desk.find_detached(self._take_detached)
@@ -219,23 +192,17 @@ class Router:
         self._feed_hub(hev.CloseEvent(reason))
 
     def run(self) -> None:
-        """Work until told to end. All sockets are left open, for the caller to close."""
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self.add_reader(self._monitor, self._on_disconnect)
+        """Work until told to end. The doors are left open, for the caller to close."""
         try:
             while not self._is_over:
-                self.turn(self._patience_ms())
-            self._outbox.retry()
+                self.turn(self._patience_s())
+            self._say_last_words(time.monotonic() + LAST_WORDS_S)
         finally:
             self._desk.flush()
-            self._socket.disable_monitor()
-            if self._local is not None:
-                self._local.close(0.5)
 
-    def turn(self, timeout_ms: int | None) -> None:
-        """Run one turn of the loop; wait at most `timeout_ms` for something to do."""
-        has_come = self._readiness.wait(timeout_ms)
-        self._receive_local()
+    def turn(self, timeout_s: float | None) -> None:
+        """Run one turn of the loop; wait at most `timeout_s` for something to do."""
+        has_come = self._doors.wait(timeout_s)
         self._receive()
         if self._wakes:
             self._wake()
@@ -245,8 +212,6 @@ class Router:
                 self._feed_scheduler(_PLACE)
         if self._watches.due:
             self._tell_watchers()
-        if self._outbox.is_waiting:
-            self._outbox.retry()
         if self._outbox.unreachable:
             self._note_unreachable()
         if self._outbox.overflowing:
@@ -257,70 +222,41 @@ class Router:
                 taken = self._sessions.take_unrecorded()
                 self._desk.when_recorded(partial(self._sessions.note_recorded, taken))
 
-    def _patience_ms(self) -> int | None:
+    def _patience_s(self) -> float | None:
         """Return how long the loop may sleep; None for "until something comes"."""
-        wait_s = self._wakes[0] - time.monotonic() if self._wakes else None
-        if self._outbox.is_waiting:
-            wait_s = RETRY_S if wait_s is None else min(wait_s, RETRY_S)
-        if wait_s is None:
-            return FLUSH_AFTER_MS if self._desk.is_waiting else None
-        wait_ms = max(0, int(wait_s * 1000 + 0.999))
-        return min(wait_ms, FLUSH_AFTER_MS) if self._desk.is_waiting else wait_ms
+        if not self._wakes:
+            return FLUSH_AFTER_S if self._desk.is_waiting else None
+        wait_s = max(0.0, self._wakes[0] - time.monotonic())
+        return min(wait_s, FLUSH_AFTER_S) if self._desk.is_waiting else wait_s
+
+    def _say_last_words(self, deadline: float) -> None:
+        """Send what waits for peers, as far as they take it until then."""
+        while self._outbox.is_waiting and time.monotonic() < deadline:
+            self._doors.inbox.clear()
+            self._doors.wait(max(0.0, deadline - time.monotonic()))
 
     def _receive(self) -> None:
-        """Take in the messages that are there."""
-        events: Callable[[int], Any] = self._socket.get
-        for _ in range(MESSAGES_PER_TURN):
-            if not events(_EVENTS) & _POLLIN:
-                return
-            self._take(self._receive_parts())
-
-    def listen_local(self, path: Path) -> None:
-        """Take connections at a Unix socket too."""
-        local = self._local = LocalRouter(path, self._readiness.poller)
-        self._readiness.on_other = local.on_ready
-        self._outbox.local = local
-
-    def _receive_local(self) -> None:
-        if self._local is None:
-            return
-        inbox = self._local.inbox
-        while inbox:
+        """Take in messages that are there."""
+        inbox = self._doors.inbox
+        for _ in range(min(len(inbox), MESSAGES_PER_TURN)):
             parts = inbox.popleft()
-            self._key_part = None
             if len(parts) == 1:
-                self._outbox.note_lost(bytes(parts[0]))
+                self._outbox.note_ended(cast("bytes", parts[0]))
                 self._note_unreachable()
-            else:
-                self._take(parts)
-
-    def _take(self, parts: list[Frame]) -> None:
-        self.n_received += 1
-        try:
-            self._dispatch(parts)
-        except ProtocolError as error:
-            self.n_malformed += 1
-            log.debug("dropped a malformed message: %s", error)
-        except IllegalTransition:
-            self.n_bugs += 1
-            log.exception("a bug in the scheduler; the event that led to it is dropped")
-        except Exception:
-            # One message must not end everybody's work, whatever is wrong with us.
-            self.n_bugs += 1
-            log.exception("a bug; the message that led to it is dropped")
-
-    def _receive_parts(self) -> list[Frame]:
-        """Return the parts of a message that is there: identity, header, payload."""
-        receive = self._socket.recv
-        parts: list[Frame] = []
-        while True:
-            part = receive(_DONTWAIT, copy=False)
-            if self.checks_keys and len(parts) == 1:
-                self._key_part = part
-            # pyzmq types say nothing of the buffer protocol, which its frames have.
-            parts.append(part.bytes if len(part) <= COPY_MAX_BYTES else cast("Frame", part))
-            if not part.more:
-                return parts
+                continue
+            self.n_received += 1
+            try:
+                self._dispatch(parts)
+            except ProtocolError as error:
+                self.n_malformed += 1
+                log.debug("dropped a malformed message: %s", error)
+            except IllegalTransition:
+                self.n_bugs += 1
+                log.exception("a bug in the scheduler; the event that led to it is dropped")
+            except Exception:
+                # One message must not end everybody's work, whatever is wrong with us.
+                self.n_bugs += 1
+                log.exception("a bug; the message that led to it is dropped")
 
     def _wake(self) -> None:
         now = time.monotonic()
@@ -332,31 +268,30 @@ class Router:
         self._feed_hub(hev.TickEvent())
         self._feed_scheduler(sev.TickEvent())
         self._must_place = True
-        if self._probes and self._probes[0] <= now:
-            self._probe(now)
+        look_at = self._processes.next_look_at
+        if look_at is not None and look_at <= now:
+            self._end_stopped(now)
 
     # -- who is still there -------------------------------------------------------------------
 
-    _probes: Sequence[float] = ()
+    def _watch_process(self, entry: PeerJoined) -> None:
+        """Have it noticed if the process of an engine or agent is stopped; clients may be."""
+        if entry.role == "client":
+            return
+        before = self._processes.next_look_at
+        self._processes.watch(PeerId(entry.peer), time.monotonic())
+        if before is None and self._processes.next_look_at is not None:
+            self._wake_at(self._processes.next_look_at)
 
-    def _on_disconnect(self) -> None:
-        """A connection broke; the socket does not say whose, so all are tried."""
-        assert self._monitor is not None
-        try:
-            while True:
-                self._monitor.recv_multipart(zmq.DONTWAIT)
-        except zmq.Again:
-            pass  # read empty; which connections they were does not matter
-        now = time.monotonic()
-        self._probes = [now + after_s for after_s in PROBE_AFTER_S]
-        for at in self._probes:
-            heapq.heappush(self._wakes, at)
-
-    def _probe(self, now: float) -> None:
-        self._probes = [at for at in self._probes if at > now]
-        for peer in list(self._hub.registry.peers.values()):
-            for channel in channels_of(peer.role):
-                self._outbox.probe(peer.peer, channel, _PROBE)
+    def _end_stopped(self, now: float) -> None:
+        for peer in self._processes.find_stopped(now):
+            log.warning("the process of %s has been stopped for too long", peer.hex()[:8])
+            for channel in Channel:
+                address = self._outbox.address(routing_id(peer, channel))
+                if address is not None:
+                    self._doors.disconnect(address)
+        if self._processes.next_look_at is not None:
+            self._wake_at(self._processes.next_look_at)
 
     def _note_unreachable(self) -> None:
         while self._outbox.unreachable:
@@ -381,7 +316,7 @@ class Router:
     def _dispatch(self, parts: list[Frame]) -> None:
         address: Any = parts[0]
         sender = self._senders.get(address)
-        if sender is None or self._key_part is not None or len(parts) < 2:
+        if sender is None:
             sender = self._identify(parts)
             if sender is None:
                 return
@@ -414,8 +349,7 @@ class Router:
         if take is not None:
             take(self, sender.peer, message, payload)
         else:
-            event = hev.MessageEvent(sender.peer, sender.channel, message, sender.key_role)
-            self._feed_hub(event)
+            self._feed_hub(hev.MessageEvent(sender.peer, sender.channel, message))
 
     def _identify(self, parts: list[Frame]) -> _Sender | None:
         """Find out who has sent a message; None if that was turned away.
@@ -425,40 +359,26 @@ class Router:
         """
         address = cast("bytes", parts[0])
         name = split_routing_id(address)
-        if name is None or len(parts) < 2:
-            raise ProtocolError("no peer of ours, or an empty message")
+        if name is None:
+            raise ProtocolError("no peer of ours")
         peer, channel = name
-        key_role = self._key_role(self._key_part) if self._key_part is not None else None
         identity = routing_id(peer, channel)
         role = self._hub.role_of(peer, channel)
         # Before anything is counted: it may have taken the name of a peer that is here.
-        if key_role is not None and key_role != _key_wanted(channel):
-            self._turn_away(address, f"this channel needs the key of a {_key_wanted(channel)}")
-            return None
         known = self._outbox.address(identity)
         if known != address:
             if known is not None and role is not None and self._outbox.line(identity) is not None:
-                self._turn_away(address, "a peer with this id is here, and it is not you")
+                self.n_refused += 1
+                refused = m.Refused("a peer with this id is here, and it is not you")
+                self._outbox.turn_away(address, encode(refused))
                 return None
             self._outbox.note_address(identity, address)
         # Until it has said Hello, nobody counts what a peer sends.
         line = self._outbox.line(identity) if role else None
-        sender = _Sender(peer, channel, role, line, key_role)
+        sender = _Sender(peer, channel, role, line)
         if role is not None:
             self._senders[address] = sender
         return sender
-
-    def _turn_away(self, address: bytes, reason: str) -> None:
-        """Refuse what came from a socket that must not have the name that it has."""
-        self.n_refused += 1
-        self._outbox.turn_away(address, encode(m.Refused(reason)))
-
-    @staticmethod
-    def _key_role(frame: zmq.Frame) -> str | None:
-        try:
-            return str(frame.get("User-Id"))
-        except (zmq.ZMQError, KeyError):
-            return None  # came over ipc, where no keys are asked for
 
     def _take_submit(self, peer: PeerId, message: m.Submit, frames: Sequence[Frame]) -> None:
         self._feed_scheduler(sev.SubmitEvent(peer, message.groups, split(message, frames)))
@@ -562,6 +482,7 @@ class Router:
         entry = what.entry
         if isinstance(entry, PeerJoined):
             entry.pid_start = self._processes.add(PeerId(entry.peer), entry.host, entry.pid)
+            self._watch_process(entry)
         elif isinstance(entry, PeerLeft):
             self._processes.forget(PeerId(entry.peer))
         if self.journal is not None:
@@ -708,7 +629,3 @@ class Router:
         sins.Refuse: _do_refuse,
         sins.WakeAt: _do_wake,
     }
-
-
-def _key_wanted(channel: Channel) -> str:
-    return "client" if ROLE_OF_CHANNEL[channel] == "client" else "engine"

@@ -45,11 +45,9 @@ def process_start(pid: int) -> float:
     """
     if sys.platform == "linux":
         try:
-            text = Path(f"/proc/{pid}/stat").read_text()
+            fields = _status(pid)
         except (FileNotFoundError, ProcessLookupError):
             raise ProcessLookupError(errno.ESRCH, f"no process {pid}") from None
-        # The name, in parentheses, may hold anything, parentheses and spaces too.
-        fields = text.rpartition(")")[2].split()
         if fields[0] in "ZX":
             raise ProcessLookupError(errno.ESRCH, f"process {pid} is dead")
         return int(fields[19]) / os.sysconf("SC_CLK_TCK")
@@ -59,3 +57,19 @@ def process_start(pid: int) -> float:
         # It is there, and somebody else's.
         return 0.0
     return 0.0
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process has been stopped by a signal; False where that is not known."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return _status(pid)[0] == "T"
+    except (OSError, IndexError):
+        return False
+
+
+def _status(pid: int) -> list[str]:
+    """Return what the system says of a process, from its state on."""
+    # The name, in parentheses, may hold anything, parentheses and spaces too.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

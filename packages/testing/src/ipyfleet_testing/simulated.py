@@ -4,9 +4,8 @@ What lives here: `SimulatedPeers`, which connects them and runs their loop, `Sim
 answers each task with the task's own payload, and `SimulatedClient`. What must not: user code;
 nothing is unpickled and nothing runs.
 
-The loop waits with `epoll` on the sockets' file descriptors, since zmq's own poll looks at every
-socket each time. Such a descriptor tells that something has changed, once: so after whatever was
-done with a socket, it is read until it is empty.
+The loop waits with `epoll`. The descriptors of zmq sockets tell that something has changed, once:
+so after whatever was done with a channel, it is read until it is empty.
 """
 
 from __future__ import annotations
@@ -18,9 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, cast
-
-import zmq
+from typing import Any
 
 from ipyfleet_protocol import __version__
 from ipyfleet_protocol import messages as m
@@ -31,17 +28,14 @@ from ipyfleet_protocol.ids import Channel, PeerId, new_peer_id, new_secret, sock
 from ipyfleet_protocol.reliable import SESSION_MESSAGES, Received
 from ipyfleet_protocol.versions import python_version
 
+from .raw import RawChannel, RawChannels
+
 DIGEST = b"simulated-digest"
 """Of the function that simulated clients submit."""
 
-MAX_SOCKETS = 65_536
-
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
-
 
 class SimulatedPeer:
-    """One peer: its sockets by channel, and what it has received over each."""
+    """One peer: its connections by channel, and what it has received over each."""
 
     role: m.Role = "client"
     channels: tuple[Channel, ...] = (Channel.CLIENT,)
@@ -56,7 +50,7 @@ class SimulatedPeer:
         self.incarnation = b""
         self.instance = peers.instance
         self._peers = peers
-        self._sockets = {channel: peers.connect(self, channel) for channel in self.channels}
+        self.connections = {channel: peers.connect(self, channel) for channel in self.channels}
         self._received = {channel: Received() for channel in self.channels}
 
     def hello(self, **changes: Any) -> m.Hello:
@@ -82,9 +76,9 @@ class SimulatedPeer:
 
     def send_raw(self, channel: Channel, frames: Sequence[Frame]) -> None:
         """Send frames, whatever they are, over one of its channels."""
-        socket = self._sockets[channel]
-        socket.send_multipart(frames, copy=True)
-        self._peers.look_again(socket)
+        connection = self.connections[channel]
+        connection.send(frames)
+        self._peers.look_again(connection)
 
     def join(self) -> None:
         """Say hello."""
@@ -117,9 +111,9 @@ class SimulatedPeer:
 
     def close(self) -> None:
         """Vanish."""
-        for socket in self._sockets.values():
-            self._peers.disconnect(socket)
-        self._sockets.clear()
+        for connection in self.connections.values():
+            self._peers.disconnect(connection)
+        self.connections.clear()
 
 
 class SimulatedEngine(SimulatedPeer):
@@ -274,13 +268,12 @@ class SimulatedPeers:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.info = info
         self.instance = bytes.fromhex(info.instance)
-        self.url = url or pick_url(info)
+        self.url = url or pick_url(info, "unix://")
         self.engines: list[SimulatedEngine] = []
         self.clients: list[SimulatedClient] = []
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
+        self._channels = RawChannels(self.url, info)
         self._epoll = select.epoll()
-        self._owners: dict[int, tuple[SimulatedPeer, Channel, zmq.Socket[bytes]]] = {}
+        self._owners: dict[int, tuple[SimulatedPeer, Channel, RawChannel]] = {}
         self._again: deque[int] = deque()
 
     def __enter__(self) -> SimulatedPeers:
@@ -335,47 +328,41 @@ class SimulatedPeers:
         owner = self._owners.get(fd)
         if owner is None:
             return
-        peer, channel, socket = owner
-        while not socket.closed and cast("int", socket.get(_EVENTS)) & _POLLIN:
-            peer.take(channel, socket.recv_multipart(zmq.DONTWAIT))
+        peer, channel, connection = owner
+        while (frames := connection.take()) is not None:
+            peer.take(channel, frames)
+        if connection.is_over:
+            self.disconnect(connection)
 
     # -- for the peers ------------------------------------------------------------------------
 
-    def connect(self, peer: SimulatedPeer, channel: Channel) -> zmq.Socket[bytes]:
-        """Return a connected socket with the identity of a peer's channel."""
-        socket = self._context.socket(zmq.DEALER)
-        socket.identity = socket_identity(peer.peer, channel, peer.secret)
-        socket.linger = 0
-        socket.sndhwm = 0
-        socket.rcvhwm = 0
-        if self.url.startswith("tcp://") and self.info.public:
-            socket.curve_serverkey = self.info.server_public.encode()
-            socket.curve_publickey = self.info.public.encode()
-            socket.curve_secretkey = self.info.secret.encode()
-        socket.connect(self.url)
-        fd = int(socket.fd)
-        self._owners[fd] = (peer, channel, socket)
+    def connect(self, peer: SimulatedPeer, channel: Channel) -> RawChannel:
+        """Return a connection with the identity of a peer's channel."""
+        connection = self._channels.open(socket_identity(peer.peer, channel, peer.secret))
+        fd = connection.fileno()
+        self._owners[fd] = (peer, channel, connection)
         self._epoll.register(fd, select.EPOLLIN)
-        return socket
+        return connection
 
-    def disconnect(self, socket: zmq.Socket[bytes]) -> None:
-        """Close a socket at once."""
-        fd = int(socket.fd)
-        self._epoll.unregister(fd)
-        del self._owners[fd]
-        socket.close(linger=0)
+    def disconnect(self, connection: RawChannel) -> None:
+        """Close a connection at once. May be repeated."""
+        fd = connection.fileno()
+        if fd >= 0:
+            self._epoll.unregister(fd)
+            del self._owners[fd]
+            connection.close()
 
-    def look_again(self, socket: zmq.Socket[bytes]) -> None:
-        """A socket was used, which may have taken its descriptor's signal away: read it."""
-        self._again.append(int(socket.fd))
+    def look_again(self, connection: RawChannel) -> None:
+        """A connection was used: what its descriptor would have told may have been taken away."""
+        self._again.append(connection.fileno())
 
     def close(self) -> None:
-        """Close all sockets. May be repeated."""
-        for _, _, socket in list(self._owners.values()):
-            self.disconnect(socket)
+        """Close all connections. May be repeated."""
+        for _, _, connection in list(self._owners.values()):
+            self.disconnect(connection)
         if not self._epoll.closed:
             self._epoll.close()
-        self._context.destroy(linger=0)
+        self._channels.close()
 
 
 __all__ = [

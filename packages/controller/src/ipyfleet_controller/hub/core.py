@@ -126,9 +126,8 @@ class HubCore:
         return handler(self, event, event.message, now)
 
     def _on_hello(self, event: ev.MessageEvent, hello: m.Hello, now: float) -> list[HubInstruction]:
-        complaint = objection(
-            self._cluster, hello, event.peer, event.channel, event.key_role
-        ) or self._clash(hello)
+        complaint = objection(self._cluster, hello, event.peer, event.channel)
+        complaint = complaint or self._clash(hello)
         if complaint is not None:
             return [Send(event.peer, event.channel, m.Refused(complaint))]
         self._strangers.pop((event.peer, event.channel), None)

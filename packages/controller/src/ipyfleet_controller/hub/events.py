@@ -18,14 +18,11 @@ class MessageEvent(msgspec.Struct):
     Attributes:
         peer, channel: the sender, by its socket identity.
         message: checked.
-        key_role: whose key the connection was made with, "client" or "engine"; None where the
-            connection needs no key.
     """
 
     peer: PeerId
     channel: Channel
     message: AnyMessage
-    key_role: str | None = None
 
 
 class UnreachableEvent(msgspec.Struct):

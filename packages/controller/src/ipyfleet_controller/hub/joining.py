@@ -45,9 +45,7 @@ class Cluster(msgspec.Struct):
     incarnation: bytes = b""
 
 
-def objection(
-    cluster: Cluster, hello: Hello, peer: PeerId, channel: Channel, key_role: str | None
-) -> str | None:
+def objection(cluster: Cluster, hello: Hello, peer: PeerId, channel: Channel) -> str | None:
     """Return why a newcomer may not join, in a sentence that names both sides; None if it may."""
     who = f"this {hello.role} (ipyfleet {hello.release}, pid {hello.pid} on {hello.hostname})"
     if hello.version != cluster.version:
@@ -75,10 +73,6 @@ def objection(
     expected = Channel.CONTROL if hello.role == "engine" else channel
     if hello.peer != peer or ROLE_OF_CHANNEL[channel] != hello.role or channel is not expected:
         return f"{who} says Hello over a socket that is not named after it"
-    # Agents come with the engines' connection file.
-    needed = "client" if hello.role == "client" else "engine"
-    if key_role is not None and key_role != needed:
-        return f"{who} came with the key of an {key_role}; the controller wants the {needed} key"
     return None
 
 

@@ -20,6 +20,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,7 +61,8 @@ class LocalRouter:
             behind the last of a connection that has ended the identity alone; for the owner to take
             out.
         n_refused: connections that were turned away or made no sense.
-        on_room: called when a connection of which `send` said that it is full has room again.
+        on_room: called with the identity when a connection of which `send` said that it is full
+            has room again.
     """
 
     def __init__(self, path: Path, poller: DescriptorPoller) -> None:
@@ -75,7 +77,7 @@ class LocalRouter:
         """
         self.inbox: deque[list[Frame]] = deque()
         self.n_refused = 0
-        self.on_room: Callable[[], object] = _do_nothing
+        self.on_room: Callable[[bytes], object] = _do_nothing
         self._path = path
         self._poller = poller
         self._is_deaf = False
@@ -113,7 +115,7 @@ class LocalRouter:
         identity, stream = connection
         if events & _OUT and stream.flush():
             self._poller.modify(fd, _IN)
-            self.on_room()
+            self.on_room(identity)
         if events & ~_OUT:
             # What was sent before the other end broke off counts, however much it is.
             while stream.read() and stream.is_over:
@@ -171,7 +173,8 @@ class LocalRouter:
                 self.n_refused += 1
                 connected.close()
                 continue
-            stream = LocalStream(connected)
+            # What goes out has come in, and is nobody's to change.
+            stream = LocalStream(connected, copies=False)
             self._connections[stream.fileno()] = b"", stream
             self._poller.register(stream.fileno(), _IN)
 
@@ -214,15 +217,19 @@ class LocalRouter:
             self._drop(stream.fileno())
 
     def close(self, linger_s: float = 0.0) -> None:
-        """Close all; what waits has a moment to leave. The socket's file is removed. Idempotent."""
+        """Close all; what waits has a moment to leave. The socket's file is removed. Idempotent.
+
+        `linger_s` is for all together.
+        """
         if self._listener.fileno() < 0:
             return
         self._poller.unregister(self._listener.fileno())
         self._listener.close()
         self._path.unlink(missing_ok=True)
+        deadline = time.monotonic() + linger_s
         for fd, (_, stream) in self._connections.items():
             self._poller.unregister(fd)
-            stream.close(linger_s)
+            stream.close(deadline - time.monotonic())
         self._connections.clear()
         self._streams.clear()
 
@@ -238,7 +245,7 @@ def _is_ours(connected: socket.socket) -> bool:
     return uid in (os.geteuid(), 0)
 
 
-def _do_nothing() -> None:
+def _do_nothing(identity: bytes) -> None:
     return
 
 

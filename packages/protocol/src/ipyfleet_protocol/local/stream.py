@@ -53,6 +53,7 @@ class LocalStream:
 
     __slots__ = (
         "__weakref__",
+        "_copies",
         "_deframer",
         "_is_drained",
         "_is_garbled",
@@ -62,8 +63,14 @@ class LocalStream:
         "unsent_bytes",
     )
 
-    def __init__(self, connected: socket.socket) -> None:
-        """Take a connected socket, which is the stream's from now on."""
+    def __init__(self, connected: socket.socket, *, copies: bool = True) -> None:
+        """Take a connected socket, which is the stream's from now on.
+
+        Args:
+            connected: the socket.
+            copies: whether frames that have to wait are copied if somebody could change them.
+        """
+        self._copies = copies
         connected.setblocking(False)
         self._socket = connected
         self._deframer = Deframer()
@@ -107,8 +114,7 @@ class LocalStream:
         """Send a message.
 
         Returns:
-            Whether the system has taken all of it. If not, the rest waits for `flush`; frames that
-            somebody could still change are copied.
+            Whether the system has taken all of it. If not, the rest waits for `flush`.
         """
         sizes = [len(frame) for frame in frames]
         prefix = frame_prefix(sizes)
@@ -126,7 +132,7 @@ class LocalStream:
                 sent -= size
                 continue
             rest = memoryview(piece)[sent:]
-            self._unsent.append(rest if rest.readonly else bytes(rest))
+            self._unsent.append(bytes(rest) if self._copies and not rest.readonly else rest)
             self.unsent_bytes += size - sent
             sent = 0
         return self.flush() if len(frames) >= PIECES_MAX else False
