@@ -2,7 +2,8 @@
 
 `FakeController` speaks the protocol over a real socket and really runs the tasks, one after the
 other in a thread of its own, each "engine" with a namespace. It is the peer of the tests that need
-no other package of the system.
+no other package of the system. It listens with a `LocalEnd`, or with a `TcpEnd` in tests of what
+differs between the two.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import contextlib
 import io
 import os
 import queue
+import select
 import tempfile
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,157 @@ from ipyfleet_protocol.columns import Payloads, PayloadWriter, float64_column, u
 from ipyfleet_protocol.connection import ConnectionInfo, host_id, new_connection_info, new_instance
 from ipyfleet_protocol.errors import info_from_exception
 from ipyfleet_protocol.ids import new_peer_id
+from ipyfleet_protocol.local import LocalRouter, Unreachable, local_url
 from ipyfleet_protocol.namespace import set_namespace
 from ipyfleet_protocol.serialize import pack, unpack_call, unpack_function
+
+
+class LocalEnd:
+    """What a controller on this host listens with. All but `wake` belongs to one thread.
+
+    Attributes:
+        options: what a connection file says of it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._is_closed = False
+        self._poll = select.poll()
+        self._router = LocalRouter(directory / "local", self._poll)
+        self._wake_read, self._wake_write = os.pipe()
+        self._poll.register(self._wake_read, select.POLLIN)
+        self.options: dict[str, Any] = {"urls": [local_url(directory / "local")]}
+
+    def wake(self) -> None:
+        """Make `receive` return None; from any thread."""
+        os.write(self._wake_write, b"x")
+
+    def receive(self, timeout_s: float) -> list[Any] | None:
+        """Return ``[identity, header, …]``; None after a `wake`, or if nothing comes."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            while self._router.inbox:
+                message = self._router.inbox.popleft()
+                if len(message) > 1:  # else its connection has ended
+                    return message
+            left_s = max(0.0, deadline - time.monotonic())
+            if not self._step(left_s):
+                return None
+
+    def _step(self, timeout_s: float) -> bool:
+        """Deal with news; return whether there was some, and no `wake`."""
+        ready = self._poll.poll(timeout_s * 1000)
+        is_awake = False
+        for fd, events in ready:
+            if not self._router.on_ready(fd, events):
+                is_awake = True
+                os.read(self._wake_read, 65536)
+        return bool(ready) and not is_awake
+
+    def has_news(self) -> bool:
+        """Whether something has come and was not read."""
+        return bool(self._router.inbox or self._poll.poll(0))
+
+    def send(self, identity: bytes, frames: list[Any]) -> None:
+        """Send a message.
+
+        Raises:
+            ConnectionError: to nobody.
+        """
+        try:
+            while not self._router.send(identity, frames):
+                self._step(1)
+        except Unreachable:
+            raise ConnectionError from None
+
+    def __len__(self) -> int:
+        """Return how many connections there are; from any thread."""
+        return len(self._router)
+
+    def close(self) -> None:
+        """Close the sockets, with all that is in them. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._poll.unregister(self._wake_read)
+        self._router.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+
+_server_public, _server_secret = zmq.curve_keypair()
+_public, _secret = zmq.curve_keypair()
+
+
+class TcpEnd:
+    """What a controller on another host listens with; as `LocalEnd`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._context = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.linger = 0
+        # A ROUTER drops what does not fit.
+        self._router.sndhwm = 0
+        self._router.router_handover = True
+        self._router.router_mandatory = True
+        self._router.curve_server = True
+        self._router.curve_secretkey = _server_secret
+        # Whoever listens in place of another in the same directory has its address.
+        self._address = directory / "address"
+        if self._address.exists():
+            self._router.bind(self._address.read_text())
+        else:
+            self._router.bind("tcp://127.0.0.1:*")
+            self._address.write_text(self._router.last_endpoint.decode())
+        self._wake_read, self._wake_write = os.pipe()
+        self._poller = zmq.Poller()
+        self._poller.register(self._router, zmq.POLLIN)
+        self._poller.register(self._wake_read, zmq.POLLIN)
+        self.options: dict[str, Any] = {
+            "urls": [self._address.read_text()],
+            "server_public": _server_public.decode(),
+            "public": _public.decode(),
+            "secret": _secret.decode(),
+        }
+
+    def wake(self) -> None:
+        """Make `receive` return None; from any thread."""
+        os.write(self._wake_write, b"x")
+
+    def receive(self, timeout_s: float) -> list[Any] | None:
+        """Return ``[identity, header, …]``; None after a `wake`, or if nothing comes."""
+        ready = dict(self._poller.poll(timeout_s * 1000))
+        if self._wake_read in ready:
+            os.read(self._wake_read, 65536)
+            return None
+        return self._router.recv_multipart() if ready else None
+
+    def has_news(self) -> bool:
+        """Whether something has come and was not read."""
+        return bool(self._router.poll(0))
+
+    def send(self, identity: bytes, frames: list[Any]) -> None:
+        """Send a message.
+
+        Raises:
+            ConnectionError: to nobody.
+        """
+        try:
+            self._router.send_multipart([identity, *frames])
+        except zmq.ZMQError as error:
+            raise ConnectionError from error
+
+    def close(self) -> None:
+        """Close the sockets, with all that is in them. Idempotent."""
+        if self._router.closed:
+            return
+        self._router.close(0)
+        self._context.term()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+
+End = LocalEnd | TcpEnd
+MakeEnd = Callable[[Path], End]
 
 
 class Task:
@@ -61,13 +212,16 @@ class FakeController:
         silent_output: "before" or "after": when output is sent relative to its results.
     """
 
-    def __init__(self, directory: Path, engines: int = 2) -> None:
+    def __init__(self, directory: Path, engines: int = 2, make_end: MakeEnd = LocalEnd) -> None:
         self.directory = directory
         self.instance = new_instance()
         self.messages: list[Any] = []
         self.paused = threading.Event()
         self.reverse = False
         self.answer_hello = True
+        self._reads = threading.Event()
+        self._reads.set()
+        self._is_deaf = threading.Event()
         self.refuse_reason = ""
         self.warnings: list[str] = []
         self.output_order = "before"
@@ -82,16 +236,8 @@ class FakeController:
         self.blob_dir = directory / "blobs"
         self._owner = new_peer_id()
         self.blobs = BlobStore(self.blob_dir, self._owner)
-        self._context = zmq.Context()
-        self._router = self._context.socket(zmq.ROUTER)
-        self._router.setsockopt(zmq.LINGER, 0)
-        # A ROUTER drops what does not fit.
-        self._router.setsockopt(zmq.SNDHWM, 0)
-        self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self.url = f"ipc://{directory}/router"
-        self._router.bind(self.url)
+        self.end = make_end(directory)
         self._outgoing: deque[tuple[bytes, list[Any]]] = deque()
-        self._wake_read, self._wake_write = os.pipe()
         self._tasks: queue.Queue[list[Task] | None] = queue.Queue()
         self._next_engine = 0
         self._ordinal = 0
@@ -107,8 +253,8 @@ class FakeController:
         return new_connection_info(
             instance=self.instance,
             role="client",
-            urls=[self.url],
             blob_dir=str(self.blob_dir),
+            **self.end.options,
         )
 
     # -- what tests do ------------------------------------------------------------------------
@@ -136,16 +282,24 @@ class FakeController:
         del self.peers[engine]
         self.send_all(m.EnginesChanged(lost=[m.EngineLost(engine, reason)]))
 
+    def stop_reading(self) -> None:
+        """Read nothing, whatever comes, until `read_on`."""
+        self._is_deaf.clear()
+        self._reads.clear()
+        self.end.wake()
+        assert self._is_deaf.wait(10)
+
+    def read_on(self) -> None:
+        self._reads.set()
+
     def close(self) -> None:
         self.paused.clear()
+        self._reads.set()
         self._tasks.put(None)
         self._threads[1].join(10)
         self._push(b"", [])
         self._threads[0].join(10)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
         self.blobs.close()
-        self._context.destroy(linger=0)
         set_namespace(None)
 
     # -- the router ---------------------------------------------------------------------------
@@ -153,31 +307,33 @@ class FakeController:
     def _push(self, identity: bytes, frames: list[Any]) -> None:
         """Have the router's thread send a message; an empty identity stops it."""
         self._outgoing.append((identity, frames))
-        os.write(self._wake_write, b"x")
+        self.end.wake()
+
+    def _send(self, identity: bytes, frames: list[Any]) -> None:
+        with contextlib.suppress(ConnectionError):  # the client is gone
+            self.end.send(identity, frames)
 
     def _receive(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._router, zmq.POLLIN)
-        poller.register(self._wake_read, zmq.POLLIN)
         running = True
         while running:
-            for socket, _ in poller.poll():
-                if socket == self._wake_read:
-                    os.read(self._wake_read, 65536)
-                    while self._outgoing:
-                        identity, frames = self._outgoing.popleft()
-                        if not identity:
-                            running = False
-                        else:
-                            self._router.send_multipart([identity, *frames])
+            if not self._reads.is_set():
+                self._is_deaf.set()
+                self._reads.wait()
+            received = self.end.receive(60)
+            while self._outgoing:
+                identity, frames = self._outgoing.popleft()
+                if identity:
+                    self._send(identity, frames)
                 else:
-                    identity, header, *frames = self._router.recv_multipart()
-                    message = decode(header)
-                    self.messages.append(message)
-                    answer = self._answer(identity, message, frames)
-                    if answer is not None:
-                        self._router.send_multipart([identity, encode(answer)])
-        self._router.close(linger=0)
+                    running = False
+            if received is not None:
+                identity, header, *frames = received
+                message = decode(header)
+                self.messages.append(message)
+                answer = self._answer(identity, message, frames)
+                if answer is not None:
+                    self._send(identity, [encode(answer)])
+        self.end.close()
 
     def _answer(self, identity: bytes, message: Any, frames: list[bytes]) -> m.Message | None:
         match message:
@@ -205,7 +361,7 @@ class FakeController:
                         for name in [n for n in names if not n.startswith("__")]:
                             del names[name]
                     reply = m.ControlReply(identity[:16], message.request, engine)
-                    self._router.send_multipart([identity, encode(reply)])
+                    self._send(identity, [encode(reply)])
         return None
 
     def _hub(self, question: Any) -> bytes:
@@ -400,9 +556,21 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def controller(directory: Path) -> Iterator[FakeController]:
+def ends() -> dict[str, MakeEnd]:
+    """What a controller can listen with."""
+    return {"local": LocalEnd, "tcp": TcpEnd}
+
+
+@pytest.fixture
+def make_end(ends: dict[str, MakeEnd]) -> MakeEnd:
+    """What the controller listens with; modules that try all override this."""
+    return ends["local"]
+
+
+@pytest.fixture
+def controller(directory: Path, make_end: MakeEnd) -> Iterator[FakeController]:
     """A controller with two engines."""
-    fake = FakeController(directory)
+    fake = FakeController(directory, make_end=make_end)
     yield fake
     fake.close()
 

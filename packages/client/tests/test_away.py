@@ -8,7 +8,7 @@ from ipyfleet_protocol.connection import new_connection_info, new_instance
 
 def make(limit_s=None, *, dead=False, over_tcp=False, recover_s=0.0):
     """An absence of a controller that is this process, or a dead one."""
-    info = new_connection_info(instance=new_instance(), role="client", urls=["ipc://x"])
+    info = new_connection_info(instance=new_instance(), role="client", urls=["unix://x"])
     info.recover_s = recover_s
     if dead:
         info.pid_start = 1.0
@@ -65,7 +65,7 @@ def test_a_cluster_that_was_stopped_is_not_waited_for(tmp_path):
     folder = tmp_path / "sockets"
     folder.mkdir()
     info = new_connection_info(
-        instance=new_instance(), role="client", urls=[f"ipc://{folder}/router"]
+        instance=new_instance(), role="client", urls=[f"unix://{folder}/router"]
     )
     info.recover_s = 30.0
     away = Away(info)

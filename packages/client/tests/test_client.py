@@ -21,6 +21,7 @@ from ipyfleet_protocol.errors import (
     RemoteError,
     TaskAborted,
 )
+from ipyfleet_testing.waiting import wait_until
 
 
 def test_ids_are_those_of_the_live_engines(rc, controller):
@@ -249,7 +250,7 @@ def test_controller_that_closes_ends_everything(rc, controller):
     """When the controller goes away outstanding results are errors and later calls say why."""
     controller.paused.set()
     ar = rc[0].apply_async(abs, 1)
-    assert rc.session.wait_until(lambda: controller.received(m.Submit), 5)
+    wait_until(lambda: controller.received(m.Submit))
     controller.send_all(m.Closing("maintenance"))
     with pytest.raises(Exception, match="maintenance"):
         ar.get(5)
@@ -473,7 +474,7 @@ def test_abort_of_what_is_at_some_engines(rc, controller):
     controller.paused.set()
     ar = rc[:].apply_async(abs, -1)
     rc.abort(targets=[1])
-    assert rc.session.wait_until(lambda: controller.received(m.Cancel), 5)
+    wait_until(lambda: controller.received(m.Cancel))
     controller.paused.clear()
     values = ar.get(5, return_exceptions=True)
     assert values[0] == 1

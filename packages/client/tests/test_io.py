@@ -15,6 +15,13 @@ import pytest
 from ipyfleet_client import Client, interrupts
 from ipyfleet_client.poller import PlainPoller, make_poller
 from ipyfleet_protocol.connection import save_connection_file
+from ipyfleet_testing.interrupts import interrupt_when
+
+
+@pytest.fixture(params=["local", "tcp"])
+def make_end(request, ends):
+    """What the controller listens with."""
+    return ends[request.param]
 
 
 @pytest.fixture(params=["leader", "plain"])
@@ -34,20 +41,6 @@ def test_calls_work_with_either_poller(anyhow, controller):
     assert view.map_sync(abs, range(500)) == list(range(500))
     ars = [view.apply_async(abs, -k) for k in range(300)]
     assert [ar.get(5) for ar in ars] == list(range(300))
-
-
-def interrupt_when(condition):
-    """Send SIGINT to this process as soon as a condition holds."""
-
-    def run():
-        deadline = time.monotonic() + 5
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
 
 
 def test_ctrl_c_ends_a_wait_at_once(anyhow, controller):
@@ -188,7 +181,8 @@ def test_other_threads_hold_nothing():
 def test_poller_wakes(make):
     """A poller returns when woken, also if that was before, and tells when the socket has news."""
     read, write = os.pipe()
-    poller = make(read)
+    poller = make()
+    poller.replace((read,))
     try:
         poller.wake()
         assert poller.wait(5) is False
@@ -205,7 +199,8 @@ def test_poller_wakes(make):
 def test_poller_hands_the_socket_over():
     """While a leader has the socket the I/O thread's wait does not see it."""
     read, write = os.pipe()
-    poller = make_poller(read)
+    poller = make_poller()
+    poller.replace((read,))
     try:
         poller.take()
         os.write(write, b"x")

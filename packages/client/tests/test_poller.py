@@ -12,8 +12,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the poller of L
 
 def test_a_watched_descriptor_is_told_once_and_closed():
     """`wait` calls the function when a process has ended, and the descriptor is freed."""
-    read_fd, write_fd = os.pipe()
-    poller = make_poller(read_fd)
+    poller = make_poller()
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     ended = threading.Event()
     try:
@@ -31,18 +30,13 @@ def test_a_watched_descriptor_is_told_once_and_closed():
         process.kill()
         process.wait(10)
         poller.close()
-        os.close(read_fd)
-        os.close(write_fd)
 
 
 def test_a_closed_poller_frees_what_it_watches():
     """Descriptors that never had news are closed with the poller."""
-    read_fd, write_fd = os.pipe()
-    poller = make_poller(read_fd)
+    poller = make_poller()
     fd = os.pidfd_open(os.getpid())
     poller.watch(fd, lambda: None)
     poller.close()
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(fd)
-    os.close(read_fd)
-    os.close(write_fd)

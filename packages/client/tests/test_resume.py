@@ -6,7 +6,6 @@ import threading
 import time
 
 import pytest
-import zmq
 
 from ipyfleet_client import Client
 from ipyfleet_client.poller import PlainPoller
@@ -27,38 +26,33 @@ class Controller:
         received: counted messages since the last Hello of another run.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, make_end):
         self.instance = new_instance()
-        self.url = f"ipc://{directory}/router"
-        self.context = zmq.Context()
-        self.info = new_connection_info(instance=self.instance, role="client", urls=[self.url])
-        self.info.recover_s = 30.0
         self.client = b""
-        self.router = None
+        self.end = None
+        self._make_end = lambda: make_end(directory)
         self.run()
+        self.info = new_connection_info(instance=self.instance, role="client", **self.end.options)
+        self.info.recover_s = 30.0
 
     def run(self, incarnation=None):
         """Start, as another run unless told otherwise."""
         self.incarnation = incarnation or os.urandom(8)
         if incarnation is None:
             self.received = 0
-        self.router = self.context.socket(zmq.ROUTER)
-        self.router.linger = 0
-        self.router.router_handover = True
-        self.router.router_mandatory = True
-        self.router.bind(self.url)
+        self.end = self._make_end()
 
     def die(self):
         """Close the socket, with all that is in it."""
-        if self.router is not None:
-            self.router.close()
-            self.router = None
+        if self.end is not None:
+            self.end.close()
+            self.end = None
 
     def receive(self, kind=None, *, timeout_s=5.0):
         """Return the next message, or the next of a kind, and its frames."""
         deadline = time.monotonic() + timeout_s
-        while self.router.poll(max(0, 1000 * (deadline - time.monotonic()))):
-            self.client, header, *frames = self.router.recv_multipart()
+        while got := self.end.receive(max(0, deadline - time.monotonic())):
+            self.client, header, *frames = got
             message = decode(header)
             if type(message) not in SESSION_MESSAGES:
                 self.received += 1
@@ -68,7 +62,7 @@ class Controller:
 
     def send(self, message, frames=()):
         """Send to the client."""
-        self.router.send_multipart([self.client, encode(message), *frames])
+        self.end.send(self.client, [encode(message), *frames])
 
     def welcome(self, received=None):
         """Take the client's Hello and welcome it; return the Hello."""
@@ -98,13 +92,18 @@ class Controller:
         self.send(m.Results(self.client[:16], 0, [piece]), frames)
 
 
+@pytest.fixture(params=["local", "tcp"])
+def make_end(request, ends):
+    """What the controller listens with."""
+    return ends[request.param]
+
+
 @pytest.fixture
-def scripted(directory):
+def scripted(directory, make_end):
     """A controller that does what the test says."""
-    controller = Controller(directory)
+    controller = Controller(directory, make_end)
     yield controller
     controller.die()
-    controller.context.term()
 
 
 def connect(controller, **options):
@@ -136,7 +135,7 @@ def test_a_cut_is_mended(rc, scripted):
     results = [view.apply_async(abs, -1)]
     scripted.receive(m.Submit)
     lost = view.apply_async(abs, -2)
-    wait_until(lambda: scripted.router.poll(0))
+    wait_until(lambda: scripted.end.has_news())
     same = scripted.incarnation
     scripted.die()
     wait_until(lambda: rc.session.reconnecting)
@@ -336,6 +335,26 @@ def test_large_arguments_survive(rc, scripted):
     assert data in frames
 
 
+def test_a_message_that_was_cut_in_two_comes_again_whole(rc, scripted):
+    """A connection that breaks while a message leaves lets its sender go; then it is sent anew."""
+    size = 20_000_000
+    results = []
+    thread = threading.Thread(target=lambda: results.append(rc[0].apply_async(len, bytes(size))))
+    thread.start()
+    wait_until(scripted.end.has_news)
+    same = scripted.incarnation
+    scripted.die()
+    thread.join(5)
+    assert not thread.is_alive()
+    scripted.run(same)
+    scripted.welcome()
+    message, frames = scripted.receive(m.Submit)
+    assert groups(message) == [(0, 1, b"")]
+    assert sum(map(len, frames)) > size
+    scripted.finish(0, [size])
+    assert results[0].get(5) == size
+
+
 def test_a_controller_that_does_not_come_back(scripted):
     """After the limit everything outstanding fails, and every call says why."""
     with contextlib.closing(connect(scripted, reconnect_timeout=0.3)) as rc:
@@ -352,6 +371,8 @@ def test_a_controller_that_does_not_come_back(scripted):
         assert rc.closed
 
 
+# Over a network another host could take its place.
+@pytest.mark.parametrize("make_end", ["local"], indirect=True)
 def test_a_dead_controller_that_nobody_restarts(scripted):
     """Where nobody promised to start it again, the death of the controller is an error at once."""
     scripted.info.recover_s = 0.0

@@ -11,6 +11,7 @@ from pathlib import Path
 from ipyfleet_protocol.connection import ConnectionInfo, check_alive
 from ipyfleet_protocol.errors import ConnectionFileStale
 from ipyfleet_protocol.hosts import host_id
+from ipyfleet_protocol.local import socket_path
 
 TCP_PATIENCE_S = 60.0
 """A network that is cut is waited for at least so long."""
@@ -98,8 +99,8 @@ class Away:
 
 def _find_folder(info: ConnectionInfo) -> Path | None:
     """Return the directory of the controller's socket, None if it cannot be seen from here."""
-    local = next((url for url in info.urls if url.startswith("ipc://")), "")
-    if not local or info.host != host_id():
+    local = next(filter(None, map(socket_path, info.urls)), None)
+    if local is None or info.host != host_id():
         return None
-    folder = Path(local.removeprefix("ipc://")).parent
+    folder = Path(local).parent
     return folder if folder.is_dir() else None

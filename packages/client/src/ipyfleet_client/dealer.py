@@ -1,26 +1,35 @@
-"""One connection to the controller: a DEALER and the monitor that tells of its end.
+"""A connection over TCP: a zmq DEALER and the monitor that tells of its end.
 
-What lives here: `Dealer`. What must not: when to connect again, what is sent.
+What lives here: `DealerConnection` and `DealerConnector`, the only part of the client that imports
+zmq. What must not: when to connect again, what is sent.
 
+Theory of operation
+-------------------
 zmq would connect again by itself, and send what was in its queue before anybody has said Hello:
-what was lost would not be the last of what was sent. So it may not; a connection that is over is
-thrown away with its queue and another one is made.
+what was lost would not be the last of what was sent. So it may not.
+
+Its descriptor tells of news once, and whoever uses the socket in any way may take the news away. A
+`Connection` tells of a state: so whoever sends looks afterwards whether there is something to
+receive, and if so makes another descriptor, the **reminder**, readable until it is received.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
 
 import zmq
 
+from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo
-from ipyfleet_protocol.ids import Channel, PeerId, new_secret, socket_identity
 from ipyfleet_protocol.tunnel import Tunnel
 
 CONNECT_TIMEOUT_MS = 3000
 HEARTBEAT_MS = 5000
-"""Over TCP: a link that has been silent for three times as long is taken for dead."""
+"""A link that has been silent for three times as long is taken for dead."""
 
 LINGER_MS = 500
 
@@ -35,84 +44,182 @@ _OVER = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
+_MORE = int(zmq.SNDMORE)
+_DONT_WAIT = int(zmq.NOBLOCK)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+_ZERO_COPY_MIN_BYTES = 64 * 1024
 
 
-class Dealer:
-    """A socket that connects once.
+class DealerConnection:
+    """A socket that connects once; see `connection.Connection`.
 
     Attributes:
-        socket: of type DEALER.
+        is_over: the connection has ended, or could not be made.
+        unsent_bytes: of messages for which zmq's queue had no room.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+    write_fd = -1
+
+    def __init__(self, dealer: zmq.Socket[bytes]) -> None:
         """Take a socket that is not connected yet."""
-        self.socket = socket
-        self._monitor = socket.get_monitor_socket(_OVER)
-        self.fd = int(socket.getsockopt(zmq.FD))
-        self.monitor_fd = int(self._monitor.getsockopt(zmq.FD))
+        self.is_over = False
+        self.unsent_bytes = 0
+        self._unsent: deque[Sequence[Frame]] = deque()
+        self._socket = dealer
+        self._monitor = dealer.get_monitor_socket(_OVER)
+        self._reminder, self._reminding = socket.socketpair()
+        self._reminder.setblocking(False)
+        self._reminding.setblocking(False)
+        self._is_reminded = False
+        self.fds: tuple[int, ...] = (
+            int(dealer.getsockopt(zmq.FD)),
+            int(self._monitor.getsockopt(zmq.FD)),
+            self._reminder.fileno(),
+        )
 
-    def is_over(self) -> bool:
-        """Whether the connection has ended, or could not be made. Reads all that the monitor says.
+    # -- out ----------------------------------------------------------------------------------
 
-        Called by one thread only.
-        """
-        over = False
+    def send(self, frames: Sequence[Frame]) -> bool:
+        """Send a message; return whether zmq's queue has taken it."""
+        if self._unsent or not self._put(frames):
+            self._unsent.append(frames)
+            self.unsent_bytes += _size(frames)
+        self._remind()
+        return not self._unsent
+
+    def flush(self) -> bool:
+        """Go on with what waits; return whether nothing does any more."""
+        while self._unsent and self._put(self._unsent[0]):
+            self.unsent_bytes -= _size(self._unsent.popleft())
+        self._remind()
+        return not self._unsent
+
+    def _put(self, frames: Sequence[Frame]) -> bool:
+        """Hand a message to the socket; False if its queue is full."""
+        if self.is_over:
+            return True
+        last = len(frames) - 1
+        try:
+            for position, frame in enumerate(frames):
+                flags = _DONT_WAIT if position == last else _DONT_WAIT | _MORE
+                # Only what cannot change may be read by zmq later.
+                copy = type(frame) is not bytes or len(frame) < _ZERO_COPY_MIN_BYTES
+                self._socket.send(frame, flags, copy=copy)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError:
+            self.is_over = True
+        return True
+
+    def _remind(self) -> None:
+        """See that `fds` tell of what has happened."""
+        if not self._is_reminded and (self.is_over or self._is_readable()):
+            self._is_reminded = True
+            self._reminding.send(b"\0")
+
+    def _is_readable(self) -> bool:
+        return bool(int(self._socket.getsockopt(_EVENTS)) & _POLLIN)
+
+    # -- in -----------------------------------------------------------------------------------
+
+    def receive(self) -> list[Frame] | None:
+        """Return the next message; None if no whole one is there."""
+        # To be told by an exception that there is nothing takes eight Python calls.
+        if self._is_readable():
+            with contextlib.suppress(zmq.Again):  # it has just broken, and took it along
+                return self._take()
+        if self._is_reminded:
+            self._is_reminded = False
+            self._reminder.recv(1)
+        self._read_monitor()
+        # What came between is to be had still.
+        return self._take() if self.is_over and self._is_readable() else None
+
+    def _take(self) -> list[Frame]:
+        frames: list[Any] = []
         while True:
-            try:
-                self._monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return over
-            over = True
+            frame = self._socket.recv(_DONT_WAIT, copy=False)
+            # Small ones as bytes: a zmq frame that is freed in the main thread looks for signals
+            # there, where an exception cannot be raised: a Ctrl-C would be lost.
+            frames.append(frame.bytes if len(frame) < _ZERO_COPY_MIN_BYTES else frame)
+            if not frame.more:
+                return frames
 
-    def close(self, linger_ms: int) -> None:
-        """Close the sockets."""
-        self.socket.disable_monitor()
+    def _read_monitor(self) -> None:
+        while int(self._monitor.getsockopt(_EVENTS)) & _POLLIN:
+            self._monitor.recv_multipart(zmq.NOBLOCK)
+            self.is_over = True
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close the sockets; zmq goes on with what waits in its queue for some time. Idempotent."""
+        if self._socket.closed:
+            return
+        self.is_over = True
+        self._unsent.clear()
+        self.unsent_bytes = 0
+        self._socket.disable_monitor()
         self._monitor.close(0)
-        self.socket.close(linger_ms)
+        self._socket.close(int(linger_s * 1000))
+        self._reminder.close()
+        self._reminding.close()
 
 
-Connect: TypeAlias = Callable[[], Dealer]
+def _size(frames: Sequence[Frame]) -> int:
+    return sum(map(len, frames))
 
 
-def make_connect(
-    context: zmq.Context[zmq.Socket[bytes]],
-    url: str,
-    info: ConnectionInfo,
-    peer: PeerId,
-    tunnel: Tunnel | None = None,
-) -> Connect:
-    """Return a function that makes connections, each with the same identity.
+class DealerConnector:
+    """Makes connections over TCP, with a zmq context of its own."""
 
-    Args:
-        context: of the sockets.
-        url: where to connect to.
-        info: has the keys.
-        peer: this client.
-        tunnel: what `url` is the near end of; it is started again when it has ended.
-    """
-    identity = socket_identity(peer, Channel.CLIENT, new_secret())
-    is_remote = url.startswith("tcp://") or tunnel is not None
-    is_encrypted = url.startswith("tcp://") if tunnel is None else tunnel.encrypted
+    def __init__(
+        self, url: str, identity: bytes, info: ConnectionInfo, tunnel: Tunnel | None
+    ) -> None:
+        """For the arguments see `connection.make_connector`."""
+        self._url = url
+        self._identity = identity
+        self._info = info
+        self._tunnel = tunnel
+        self._is_encrypted = url.startswith("tcp://") if tunnel is None else tunnel.encrypted
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
-    def connect() -> Dealer:
-        socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.IDENTITY, identity)
-        socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
-        socket.setsockopt(zmq.LINGER, LINGER_MS)
+    def connect(self) -> DealerConnection:
+        """Make a connection, which may turn out to be over.
+
+        Raises:
+            OSError: the address is none, or there are no more sockets.
+        """
+        if self._tunnel is not None:
+            self._tunnel.revive()
+        try:
+            return self._connect()
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, f"cannot connect to {self._url}: {error}") from error
+
+    def _connect(self) -> DealerConnection:
+        dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.IDENTITY, self._identity)
+        dealer.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
+        dealer.setsockopt(zmq.LINGER, LINGER_MS)
         # What we are sent is bounded by what we ask for; the controller must never have to wait.
-        socket.setsockopt(zmq.RCVHWM, 0)
-        if is_remote:
-            socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
-            socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
-        if is_encrypted:
-            socket.curve_serverkey = info.server_public.encode()
-            socket.curve_publickey = info.public.encode()
-            socket.curve_secretkey = info.secret.encode()
-        if tunnel is not None:
-            tunnel.revive()
-        dealer = Dealer(socket)
-        socket.connect(url)
-        return dealer
+        dealer.setsockopt(zmq.RCVHWM, 0)
+        dealer.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
+        dealer.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
+        if self._is_encrypted:
+            dealer.curve_serverkey = self._info.server_public.encode()
+            dealer.curve_publickey = self._info.public.encode()
+            dealer.curve_secretkey = self._info.secret.encode()
+        connection = DealerConnection(dealer)
+        try:
+            dealer.connect(self._url)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-    return connect
+    def close(self) -> None:
+        """End the context, once what its sockets were given has left, or their time is up."""
+        self._context.term()

@@ -1,27 +1,28 @@
-"""The client's socket: who sends, who receives, who waits.
+"""The client's connection: who sends, who receives, who waits.
 
 What lives here: `Wire`, the connection of a client with its I/O thread. What must not: the meaning
-of messages (`link.py`), what is sent (`submission.py`).
+of messages (`link.py`), what is sent (`submission.py`), how bytes travel (`connection.py`).
 
 Theory of operation
 -------------------
-The socket is used under one lock by whoever needs it, so that a round trip costs no wake-up of
+The connection is used under one lock by whoever needs it, so that a round trip costs no wake-up of
 a thread in this process:
 
-* **Sending.** A thread that submits sends by itself.
-* **Receiving.** Normally the I/O thread sleeps in epoll on the socket's file descriptor. A user
+* **Sending.** A thread that submits sends by itself. What the system does not take at once has
+  been sent all the same: a user thread waits until it has taken all, unless Ctrl-C comes or the
+  connection ends; else the I/O thread goes on with it as there is room. Nothing else is sent
+  before, so what waits is one message of a user's thread and a few short ones.
+* **Receiving.** Normally the I/O thread sleeps in epoll on the connection's descriptor. A user
   thread that waits for something becomes the **leader**: it takes the descriptor out of the I/O
   thread's epoll set, waits on it itself, receives and dispatches, and gives it back when it has
   what it wants. Further waiting threads are **followers**, woken when what they want is there or
   when the leader leaves.
-* **The edge.** zmq's descriptor tells of news once. Whoever uses the socket in any way may take the
-  news away, so a sender looks afterwards whether there is something to read and reads it.
 * **Order.** Messages are dispatched in the order received: receiving and dispatching are one step
   under `_receiving`. Dispatch runs no code of users: callbacks are handed to the I/O thread
   (`call_soon`).
-* **Breaks.** The I/O thread alone watches the connection's monitor, throws a broken connection away
-  and makes the next. Meanwhile nothing is lost: see `continuity.py`. A thread that leads then waits
-  for the new socket.
+* **Breaks.** Whoever reads sees the end of a connection and throws it away; the I/O thread makes
+  the next. Meanwhile nothing is lost: see `continuity.py`. A thread that leads then waits for the
+  new connection.
 * **Acknowledging.** Who receives enough says so. What is less is acknowledged a second later by the
   I/O thread; setting that alarm wakes nobody.
 
@@ -32,16 +33,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
-import zmq
-
+from ipyfleet_client.connection import Connection
 from ipyfleet_client.continuity import Continuity, Phase
-from ipyfleet_client.dealer import Connect, Dealer
 from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.poller import make_poller
 from ipyfleet_client.timers import Timers
@@ -58,14 +58,15 @@ FLUSH_DELAY_S = 0.001
 FOLLOWER_CHECK_S = 1.0
 """A follower looks after itself this often, should a wake-up have been missed."""
 
+SENDER_CHECK_S = 0.05
+"""A thread that waits for room looks this often for Ctrl-C and for the end of the connection."""
+
 RETRY_MIN_S, RETRY_MAX_S = 0.02, 0.1
 """A connection that could not be made is tried again after so long, at first and at most."""
 
-_SEND_MORE = int(zmq.SNDMORE)
-_DONT_WAIT = int(zmq.NOBLOCK)
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
-_ZERO_COPY_MIN_BYTES = 64 * 1024
+_NOT_THERE_YET = (ConnectionError, FileNotFoundError, BlockingIOError, TimeoutError)
+
+Connect: TypeAlias = Callable[[], Connection]
 
 
 class _Waiter:
@@ -126,7 +127,7 @@ class Wire:
         self._dispatch = dispatch
         self._flush = flush
         self._lost = lost
-        self._dealer: Dealer | None = None
+        self._connection: Connection | None = None
         self.continuity = Continuity()
         self.timers = Timers()
         self._retry_s = 0.0
@@ -137,59 +138,62 @@ class Wire:
         self._waiters: list[_Waiter] = []
         self._notices: list[Notice] = []
         self._leader: _Waiter | None = None
-        self._soon: deque[Callable[[], None]] = deque()
+        self._leader_thread = 0
+        self._n_sending = 0
+        self._room_wanted = False
+        self._soon: deque[Callable[[], object]] = deque()
         self._flush_wanted = False
         self._stopping = False
         self.closed_reason = ""
         """Why the wire cannot be used any more; empty while it can."""
-        self._poller = make_poller(-1)
+        self._poller = make_poller()
         self._poller.on_alarm = self._on_alarm
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Make the first connection and start the I/O thread."""
+        """Make the first connection and start the I/O thread.
+
+        Raises:
+            OSError: there will never be one.
+        """
         self._open_connection()
         self._thread.start()
 
-    # -- connections; in the I/O thread -------------------------------------------------------
+    # -- connections --------------------------------------------------------------------------
 
     def _open_connection(self) -> None:
         if self.closed_reason:
             return
         try:
-            dealer = self._connect()
-        except (OSError, zmq.ZMQError):
-            if not self._thread.is_alive():
+            connection = self._connect()
+        except OSError as error:
+            if not self._thread.is_alive() and not isinstance(error, _NOT_THERE_YET):
                 raise  # The first one, in the thread of whoever asked for it.
             logger.debug("could not connect", exc_info=True)
             self._retry_later()
             return
         with self._receiving, self._using:
-            self._dealer = dealer
-            self._poller.replace(dealer.fd)
-            self._put([self._greet(*self.continuity.greet())])
-        self._poller.attend(dealer.monitor_fd, self._look_at_connection)
-        self._look_at_connection()
+            self._connection = connection
+            self._poller.replace(connection.fds, connection.write_fd)
+            connection.send([self._greet(*self.continuity.greet())])
         self._drain()
-
-    def _look_at_connection(self) -> None:
-        if self._dealer is not None and self._dealer.is_over():
-            self._lose_connection()
 
     def _lose_connection(self) -> None:
-        # What came before the end counts.
-        self._drain()
-        with self._receiving, self._using:
-            dealer = self._dealer
-            if dealer is None:
-                return
-            self._dealer = None
-            self._poller.ignore(dealer.monitor_fd)
-            self._poller.replace(-1)
-            dealer.close(0)
-            if self.continuity.phase is not Phase.GREETING:
-                self._retry_s = 0.0
-            self.continuity.lose()
+        """It is over and has been read to its end; both locks are held."""
+        if not self._poller.can_lead and not self.in_io_thread:
+            self.call_soon(self._drain)  # which comes here
+            return
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        self._poller.replace(())
+        self._room_wanted = False
+        connection.close()
+        if self.continuity.phase is not Phase.GREETING:
+            self._retry_s = 0.0
+        self.continuity.lose()
+        self.call_soon(self._after_loss)
+
+    def _after_loss(self) -> None:
         self._lost()
         self._retry_later()
 
@@ -205,7 +209,7 @@ class Wire:
         with self._using:
             goes_on = self.continuity.welcome(incarnation, received)
             if goes_on:
-                self._put_backlog()
+                self._push()
         return goes_on
 
     def restart(
@@ -219,26 +223,15 @@ class Wire:
             if self.continuity.phase is not Phase.WELCOMED:
                 return  # It is gone again; the next Welcome brings us here.
             self.continuity.restart(submissions, others)
-            self._put_backlog()
-        self._nudge()
-
-    def _put_backlog(self) -> bool:
-        """Send what goes before anything else; return whether that is done."""
-        backlog = self.continuity.backlog
-        while backlog:
-            if not self._put(backlog[0]):
-                self.flush_soon()
-                return False
-            backlog.popleft()
-        return True
+        self._drain()
 
     # -- sending ------------------------------------------------------------------------------
 
     def send(self, frames: Sequence[Frame]) -> bool:
-        """Send one message; from any thread. Waits while the socket's queue is full.
+        """Send one message; from any thread. A user's thread waits until it has left.
 
         Returns:
-            Whether it was sent: False only if Ctrl-C came while the queue was full.
+            Whether it was sent: False only if Ctrl-C came while one before had not left yet.
 
         Raises:
             ClientClosed: the wire is closed.
@@ -247,54 +240,76 @@ class Wire:
             while not self._send_nowait(frames):
                 if interrupt.noted:
                     return False
-                # The queue is full: the controller reads more slowly than we submit, or is gone.
-                if self.in_io_thread:
-                    self._look_at_connection()
-                self._drain()
-                time.sleep(FLUSH_DELAY_S)
+                self._wait_room()
+            connection = self._connection
+            if connection is not None and connection.unsent_bytes:
+                self._see_off(connection, interrupt)
         return True
 
     def _send_nowait(self, frames: Sequence[Frame]) -> bool:
+        """Send a message, or keep it for the next connection; False if others must leave first."""
         with self._using:
-            self.check_open()
+            if self.closed_reason:
+                raise ClientClosed(self.closed_reason)
             continuity = self.continuity
-            if continuity.phase is not Phase.OPEN:
+            connection = self._connection
+            if connection is None or continuity.phase is not Phase.OPEN:
                 continuity.note_unsent(frames)
                 return True
-            if (continuity.backlog and not self._put_backlog()) or not self._put(frames):
+            if (connection.unsent_bytes or continuity.backlog) and not self._push():
                 return False
+            connection.send(frames)
             if continuity.keeps:
                 continuity.sent.note(frames)
-            readable = self._is_readable()
-        if readable and not self._drain(wait=False):
-            # Somebody else receives just now and may have looked already.
-            self._nudge()
         return True
 
-    def _put(self, frames: Sequence[Frame]) -> bool:
-        """Hand a message to the socket, whose lock is held; False if its queue is full."""
-        assert self._dealer is not None
-        socket = self._dealer.socket
-        last = len(frames) - 1
-        try:
-            for position, frame in enumerate(frames):
-                flags = _DONT_WAIT if position == last else _DONT_WAIT | _SEND_MORE
-                # Only what cannot change may be read by zmq later.
-                copy = type(frame) is not bytes or len(frame) < _ZERO_COPY_MIN_BYTES
-                socket.send(frame, flags, copy=copy)
-        except zmq.Again:
+    def _push(self) -> bool:
+        """Go on with what goes before anything else; return whether all has left.
+
+        The lock is held.
+        """
+        connection, backlog = self._connection, self.continuity.backlog
+        if connection is None or not connection.flush():
             return False
-        return True
+        while backlog and self.continuity.phase is Phase.OPEN:
+            if not connection.send(backlog.popleft()):
+                return False
+        return not backlog
 
-    def _is_readable(self) -> bool:
-        assert self._dealer is not None
-        return bool(int(self._dealer.socket.getsockopt(_EVENTS)) & _POLLIN)
+    def _see_off(self, connection: Connection, interrupt: hold_interrupts) -> None:
+        """Wait until what was sent has left; the I/O thread, and after Ctrl-C it, does so later."""
+        with self._using:
+            self._n_sending += 1
+        try:
+            while (
+                self._connection is connection
+                and connection.unsent_bytes
+                and not (interrupt.noted or self.closed_reason or self.in_io_thread)
+            ):
+                self._wait_room()
+        finally:
+            with self._using:
+                self._n_sending -= 1
+            if connection.unsent_bytes:
+                self.call_soon(self._drain)
 
-    def _nudge(self) -> None:
-        if self._leader is not None:
-            self._poller.wake_leader()
+    def _wait_room(self) -> None:
+        """Wait a moment until more can be sent, and send it. Others receive meanwhile."""
+        connection = self._connection
+        limit_s = SENDER_CHECK_S
+        if self.in_io_thread or connection is None or connection.write_fd < 0:
+            limit_s = FLUSH_DELAY_S
+        if connection is None or connection.write_fd < 0:
+            time.sleep(limit_s)
         else:
-            self._poller.wake()
+            poll = select.poll()
+            poll.register(connection.write_fd, select.POLLOUT)
+            poll.poll(limit_s * 1000)
+        if self.in_io_thread:
+            self._drain()
+        else:
+            with self._using:
+                self._push()
 
     # -- receiving ----------------------------------------------------------------------------
 
@@ -305,35 +320,35 @@ class Wire:
         try:
             while True:
                 with self._using:
-                    if self._dealer is None:
+                    connection = self._connection
+                    if connection is None:
                         break
-                    # To be told by an exception that there is nothing takes eight Python calls.
-                    if not self._is_readable():
-                        if not self._acknowledge():
-                            break
-                        # Sending may have taken the news of more to read.
-                        continue
-                    try:
-                        frames = self._receive(self._dealer.socket)
-                    except zmq.Again:
-                        break  # the connection has just broken, and took it along
+                    frames = connection.receive()
+                    if frames is None:
+                        self._settle(connection)
+                        break
                 self._dispatch(frames)
         finally:
             self._receiving.release()
         self._wake_ready()
         return True
 
-    @staticmethod
-    def _receive(socket: zmq.Socket[bytes]) -> list[Any]:
-        """Return the frames of a message that is there."""
-        frames: list[Any] = []
-        while True:
-            frame = socket.recv(_DONT_WAIT, copy=False)
-            # Small ones as bytes: a zmq frame that is freed in the main thread looks for signals
-            # there, where an exception cannot be raised: a Ctrl-C would be lost.
-            frames.append(frame.bytes if len(frame) < _ZERO_COPY_MIN_BYTES else frame)
-            if not frame.more:
-                return frames
+    def _settle(self, connection: Connection) -> None:
+        """All has been received: see to what else a connection may want. Both locks are held."""
+        if connection.is_over:
+            self._lose_connection()
+            return
+        if not self._alarm_set:
+            self._acknowledge()
+        if connection.unsent_bytes or self.continuity.backlog or self._room_wanted:
+            room_wanted = not self._push() and not self._n_sending
+            if room_wanted == self._room_wanted:
+                return
+            if self.in_io_thread:
+                self._room_wanted = room_wanted
+                self._poller.want_room(room_wanted)
+            elif room_wanted:
+                self.call_soon(self._drain)
 
     def take(self, frames: Sequence[Frame]) -> bool:
         """Count a message; from `dispatch`. Whether it is of this session; else it is dropped."""
@@ -350,20 +365,21 @@ class Wire:
         with self._using:
             self.continuity.sent.acknowledge(received)
 
-    def _acknowledge(self) -> bool:
-        """Tell what has been received, if it is time; return whether that was sent."""
-        continuity = self.continuity
+    def _acknowledge(self) -> None:
+        """Tell what has been received, if it is time, or see that it will be."""
+        continuity, connection = self.continuity, self._connection
         due_at = continuity.received.next_ack_at
-        if due_at is None or continuity.phase is not Phase.OPEN or continuity.backlog:
-            return False
+        if due_at is None or connection is None or continuity.phase is not Phase.OPEN:
+            return
         now = time.monotonic()
-        received = continuity.received.ack_due(now)
-        if received is not None:
-            return self._put([encode(Ack(received))])
+        if not connection.unsent_bytes and not continuity.backlog:
+            received = continuity.received.ack_due(now)
+            if received is not None:
+                connection.send([encode(Ack(received))])
+                return
         if not self._alarm_set:
             self._alarm_set = True
-            self._poller.alarm(due_at - now)
-        return False
+            self._poller.alarm(max(due_at - now, FLUSH_DELAY_S))
 
     def _on_alarm(self) -> None:
         self._alarm_set = False
@@ -383,8 +399,6 @@ class Wire:
             if notice.predicate():
                 self.forget(notice)
                 notice.callback()
-
-    _leader_thread = 0
 
     def notify(self, predicate: Callable[[], object], callback: Callable[[], object]) -> Notice:
         """Have `callback` called once, from any thread, as soon as the predicate is true."""
@@ -446,14 +460,14 @@ class Wire:
                 self._leader_thread = threading.get_ident()
                 self._leader = waiter
                 self._poller.take()
-                while True:
-                    self._drain()
-                    if waiter.predicate() or self.closed_reason or interrupt.noted:
-                        return True
+                # The I/O thread may have received it just before.
+                while not (waiter.predicate() or self.closed_reason or interrupt.noted):
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
-                        return True
+                        break
                     self._poller.lead(left)
+                    self._drain()
+                return True
             finally:
                 self._leader = None
                 self._leader_thread = 0
@@ -470,7 +484,7 @@ class Wire:
 
     # -- the I/O thread -----------------------------------------------------------------------
 
-    def call_soon(self, function: Callable[[], None]) -> None:
+    def call_soon(self, function: Callable[[], object]) -> None:
         """Have the I/O thread call a function; what users gave us to call is called there."""
         self._soon.append(function)
         self._poller.wake()
@@ -511,11 +525,6 @@ class Wire:
     def _flush_now(self) -> None:
         self._flush_wanted = False
         try:
-            if self.continuity.backlog:
-                with self._using:
-                    if self.continuity.phase is Phase.OPEN:
-                        self._put_backlog()
-                self._drain()
             done = self._flush(False)
         except ClientClosed:
             return
@@ -574,7 +583,7 @@ class Wire:
         if last and not self.closed_reason:
             try:
                 self._send_nowait(last)
-            except (ClientClosed, zmq.ZMQError):
+            except ClientClosed:
                 # It is a courtesy.
                 logger.debug("could not say goodbye", exc_info=True)
         self.refuse(reason)
@@ -584,9 +593,9 @@ class Wire:
             self._thread.join(timeout=5)
         # The leader, if there is one, has been woken and leaves.
         with self._leading, self._receiving, self._using:
-            if self._dealer is not None:
-                self._dealer.close(int(linger_s * 1000))
-                self._dealer = None
+            if self._connection is not None:
+                self._connection.close(linger_s)
+                self._connection = None
             self._poller.close()
 
     def abandon(self, reason: str) -> None:

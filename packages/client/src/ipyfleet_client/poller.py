@@ -1,10 +1,8 @@
-"""How a thread waits for the socket or for a wake-up.
+"""How a thread waits for the connection or for a wake-up.
 
-What lives here: `EpollPoller` for Linux, with which a user thread can take the socket over from
-    the I/O
-thread while that sleeps, and `PlainPoller` for everywhere else, with which the I/O thread alone
-waits.
-What must not: the socket itself; only its file descriptor is known here.
+What lives here: `EpollPoller` for Linux, with which a user thread can take the connection over from
+the I/O thread while that sleeps, and `PlainPoller` for everywhere else, with which the I/O thread
+alone waits. What must not: the connection itself; only its descriptors are known here.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ipyfleet_client.timerfd import clear_timer, make_timer, set_timer
@@ -27,10 +25,10 @@ class Poller(Protocol):
     """What the wire needs of a poller."""
 
     can_lead: bool
-    """Whether a user thread may take the socket over."""
+    """Whether a user thread may take the connection over."""
 
     def wait(self, timeout_s: float | None) -> bool:
-        """I/O thread: wait for the socket or `wake`; return whether the socket is readable."""
+        """I/O thread: wait for the connection or `wake`; return whether the connection has news."""
 
     def wake(self) -> None:
         """Make `wait` return now, or the next call of it at once."""
@@ -40,17 +38,19 @@ class Poller(Protocol):
         then, or with the poller. False where that is not to be had: it is the caller's still.
         """
 
-    def replace(self, fd: int) -> None:
-        """There is another socket, or with -1 none for now; the old one's descriptor is still open.
+    def replace(self, fds: Sequence[int], write_fd: int = -1) -> None:
+        """There is another connection, or none; the old one's descriptors are still open.
 
-        I/O thread only. A leader goes on with the new one.
+        From any thread if there may be leaders, else by the I/O thread only. A leader goes on with
+        the new one.
+
+        Args:
+            fds: its descriptors, news of which is that they can be read.
+            write_fd: the one that `want_room` is about.
         """
 
-    def attend(self, fd: int, callback: Callable[[], None]) -> None:
-        """Have `wait` call a function whenever a descriptor can be read. I/O thread only."""
-
-    def ignore(self, fd: int) -> None:
-        """End `attend`; the descriptor is still open. I/O thread only."""
+    def want_room(self, wanted: bool) -> None:
+        """Take it for news, too, that the connection can be written; for the I/O thread only."""
 
     def alarm(self, delay_s: float) -> None:
         """Have `wait` call `on_alarm`, once, after some time; from any thread, waking none."""
@@ -58,26 +58,26 @@ class Poller(Protocol):
     on_alarm: Callable[[], None]
 
     def take(self) -> None:
-        """The calling thread waits for the socket from now on, with `lead`."""
+        """The calling thread waits for what is to be read from now on, with `lead`."""
 
     def lead(self, timeout_s: float | None) -> None:
-        """Leader: wait for the socket or `wake_leader`."""
+        """Leader: wait for the connection or `wake_leader`."""
 
     def wake_leader(self) -> None:
         """Make `lead` return now, or the next call of it at once."""
 
     def give_back(self) -> None:
-        """The I/O thread waits for the socket again."""
+        """The I/O thread waits for the connection again."""
 
     def close(self) -> None:
         """Free the file descriptors."""
 
 
-def make_poller(fd: int) -> Poller:
-    """Return the best poller of this platform for a socket's file descriptor; -1 for none yet."""
+def make_poller() -> Poller:
+    """Return the best poller of this platform, for no connection yet."""
     if sys.platform == "linux" and hasattr(os, "eventfd"):
-        return EpollPoller(fd)
-    return PlainPoller(fd)
+        return EpollPoller()
+    return PlainPoller()
 
 
 if sys.platform == "linux":
@@ -87,20 +87,19 @@ if sys.platform == "linux":
 
         can_lead = True
 
-        def __init__(self, fd: int) -> None:
-            self._fd = fd
+        def __init__(self) -> None:
+            self._fds: tuple[int, ...] = ()
+            self._write_fd = -1
+            self._wants_room = False
             flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
             self._wake_fd = os.eventfd(0, flags)
             self._leader_fd = os.eventfd(0, flags)
             self._epoll = select.epoll()
-            if fd >= 0:
-                self._epoll.register(fd, select.EPOLLIN)
             self._epoll.register(self._wake_fd, select.EPOLLIN)
             self._timer_fd = -1
             self.on_alarm: Callable[[], None] = _do_nothing
             self._leader_poll = self._make_leader_poll()
             self._taken = False
-            self._attended: dict[int, Callable[[], None]] = {}
             # Reentrant: the handler of a signal may want to wake while this thread does.
             self._closing = threading.RLock()
             self._watched: dict[int, Callable[[], None]] = {}
@@ -108,30 +107,28 @@ if sys.platform == "linux":
 
         def _make_leader_poll(self) -> select.poll:
             poll = select.poll()
-            if self._fd >= 0:
-                poll.register(self._fd, select.POLLIN)
+            for fd in self._fds:
+                poll.register(fd, select.POLLIN)
             poll.register(self._leader_fd, select.POLLIN)
             return poll
 
         def wait(self, timeout_s: float | None) -> bool:
-            """I/O thread: wait for the socket or `wake`; return whether the socket is readable."""
-            readable = False
+            """I/O thread: wait for the connection or `wake`; return whether that has news."""
+            has_news = False
             for fd, _ in self._epoll.poll(timeout_s):
-                if fd == self._fd:
-                    readable = True
+                if fd in self._fds:
+                    has_news = True
                 elif fd == self._wake_fd:
                     _drain(self._wake_fd)
                 elif fd == self._timer_fd:
                     clear_timer(fd)
                     self.on_alarm()
-                elif fd in self._attended:
-                    self._attended[fd]()
                 elif fd in self._watched:
                     callback = self._watched.pop(fd)
                     self._epoll.unregister(fd)
                     os.close(fd)
                     callback()
-            return readable
+            return has_news
 
         def watch(self, fd: int, callback: Callable[[], None]) -> bool:
             """Have `wait` call a function, once, when another descriptor can be read."""
@@ -139,30 +136,36 @@ if sys.platform == "linux":
             self._epoll.register(fd, select.EPOLLIN)
             return True
 
-        def replace(self, fd: int) -> None:
-            """There is another socket, or with -1 none for now."""
+        def replace(self, fds: Sequence[int], write_fd: int = -1) -> None:
+            """There is another connection, or none."""
             with self._closing:
                 if self._closed:
                     return
-                if self._fd >= 0:
-                    self._epoll.unregister(self._fd)
-                self._fd = fd
-                if fd >= 0:
-                    self._epoll.register(fd, 0 if self._taken else select.EPOLLIN)
+                for fd in self._fds:
+                    self._epoll.unregister(fd)
+                self._fds = tuple(fds)
+                self._write_fd = write_fd
+                self._wants_room = False
+                for fd in self._fds:
+                    self._epoll.register(fd, self._mask(fd))
                 # One that is waited on just now stays as it is; the leader is woken to take this.
                 self._leader_poll = self._make_leader_poll()
                 if self._taken:
                     os.eventfd_write(self._leader_fd, 1)
 
-        def attend(self, fd: int, callback: Callable[[], None]) -> None:
-            """Have `wait` call a function whenever a descriptor can be read."""
-            self._attended[fd] = callback
-            self._epoll.register(fd, select.EPOLLIN)
+        def want_room(self, wanted: bool) -> None:
+            """Take it for news, too, that the connection can be written."""
+            with self._closing:
+                if wanted != self._wants_room and self._write_fd >= 0 and not self._closed:
+                    self._wants_room = wanted
+                    self._epoll.modify(self._write_fd, self._mask(self._write_fd))
 
-        def ignore(self, fd: int) -> None:
-            """End `attend`."""
-            if self._attended.pop(fd, None) is not None:
-                self._epoll.unregister(fd)
+        def _mask(self, fd: int) -> int:
+            """Return what the I/O thread waits for. Of a connection's end it hears whatever that
+            is.
+            """
+            wanted = 0 if self._taken else select.EPOLLIN
+            return wanted | select.EPOLLOUT if self._wants_room and fd == self._write_fd else wanted
 
         def alarm(self, delay_s: float) -> None:
             """Have `wait` call `on_alarm` after some time."""
@@ -185,14 +188,14 @@ if sys.platform == "linux":
                     os.eventfd_write(fd, 1)
 
         def take(self) -> None:
-            """The calling thread waits for the socket from now on."""
+            """The calling thread waits for what is to be read from now on."""
             with self._closing:
                 self._taken = True
-                if self._fd >= 0:
-                    self._epoll.modify(self._fd, 0)
+                for fd in self._fds:
+                    self._epoll.modify(fd, self._mask(fd))
 
         def lead(self, timeout_s: float | None) -> None:
-            """Leader: wait for the socket or `wake_leader`."""
+            """Leader: wait for the connection or `wake_leader`."""
             timeout_ms = None if timeout_s is None else timeout_s * 1000
             for fd, _ in self._leader_poll.poll(timeout_ms):
                 if fd == self._leader_fd:
@@ -203,11 +206,11 @@ if sys.platform == "linux":
             self._write(self._leader_fd)
 
         def give_back(self) -> None:
-            """The I/O thread waits for the socket again."""
+            """The I/O thread waits for the connection again."""
             with self._closing:
                 self._taken = False
-                if self._fd >= 0:
-                    self._epoll.modify(self._fd, select.EPOLLIN)
+                for fd in self._fds:
+                    self._epoll.modify(fd, self._mask(fd))
 
         def close(self) -> None:
             """Free the file descriptors."""
@@ -237,21 +240,20 @@ class PlainPoller:
 
     can_lead = False
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        if fd >= 0:
-            self._selector.register(fd, selectors.EVENT_READ)
         self._selector.register(self._ours, selectors.EVENT_READ)
-        self._fd = fd
+        self._fds: tuple[int, ...] = ()
+        self._write_fd = -1
         self._alarm_at: float | None = None
         self.on_alarm: Callable[[], None] = _do_nothing
 
     def wait(self, timeout_s: float | None) -> bool:
-        """I/O thread: wait for the socket or `wake`; return whether the socket is readable."""
-        readable = False
+        """I/O thread: wait for the connection or `wake`; return whether that has news."""
+        has_news = False
         if self._alarm_at is not None:
             left = max(0.0, self._alarm_at - time.monotonic())
             timeout_s = left if timeout_s is None else min(left, timeout_s)
@@ -259,31 +261,27 @@ class PlainPoller:
             if key.fileobj is self._ours:
                 with contextlib.suppress(BlockingIOError):
                     self._ours.recv(4096)
-            elif key.data is not None:
-                key.data()
             else:
-                readable = True
+                has_news = True
         if self._alarm_at is not None and time.monotonic() >= self._alarm_at:
             self._alarm_at = None
             self.on_alarm()
-        return readable
+        return has_news
 
-    def replace(self, fd: int) -> None:
-        """There is another socket, or with -1 none for now."""
-        if self._fd >= 0:
-            self._selector.unregister(self._fd)
-        self._fd = fd
-        if fd >= 0:
+    def replace(self, fds: Sequence[int], write_fd: int = -1) -> None:
+        """There is another connection, or none."""
+        for fd in self._fds:
+            self._selector.unregister(fd)
+        self._fds = tuple(fds)
+        self._write_fd = write_fd
+        for fd in self._fds:
             self._selector.register(fd, selectors.EVENT_READ)
 
-    def attend(self, fd: int, callback: Callable[[], None]) -> None:
-        """Have `wait` call a function whenever a descriptor can be read."""
-        self._selector.register(fd, selectors.EVENT_READ, callback)
-
-    def ignore(self, fd: int) -> None:
-        """End `attend`."""
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(fd)
+    def want_room(self, wanted: bool) -> None:
+        """Take it for news, too, that the connection can be written."""
+        if self._write_fd >= 0:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+            self._selector.modify(self._write_fd, events)
 
     def alarm(self, delay_s: float) -> None:
         """Have `wait` call `on_alarm` after some time. Wakes the I/O thread, for want of better."""

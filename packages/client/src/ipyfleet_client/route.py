@@ -46,7 +46,8 @@ def choose_tunnel(
     here = info.host == host_id()
     server = sshserver or ("" if here else info.ssh)
     if server:
-        return Tunnel(info, server, key=os.fspath(sshkey or ""), args=ssh_args)
+        key = os.fspath(sshkey or "")
+        return Tunnel(info, server, key=key, args=ssh_args, scheme="unix://")
     urls = [url for url in info.urls if url.startswith("tcp://")]
     is_elsewhere = not here and info.hostname != socket.gethostname()
     if is_elsewhere and urls and all(url.startswith(_LOOPBACK) for url in urls):

@@ -19,11 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import zmq
-
 from ipyfleet_client.away import LOOK_AGAIN_S, Away
 from ipyfleet_client.comms import CommRelay, RelayComm
-from ipyfleet_client.dealer import make_connect
+from ipyfleet_client.connection import Connector, make_connector
 from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.io import Wire
 from ipyfleet_client.link import (
@@ -93,7 +91,7 @@ class Session:
         self.comms = CommRelay(self._send_comm, self._forget_comm)
         self.malformed = 0
         self._blob_dir = Path(info.blob_dir) if info.blob_dir else None
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._connector: Connector | None = None
         self._wire: Wire | None = None
         self._requests = Requests()
         self._next_request = 0
@@ -114,14 +112,14 @@ class Session:
         """
         check_alive(self.info)
         if self._tunnel is None:
-            url = where = pick_url(self.info)
+            url = where = pick_url(self.info, "unix://")
         else:
             self._tunnel.start(timeout_s)
             url, where = self._tunnel.url, f"the other end of {self._tunnel.server}"
-        self._context = zmq.Context()
+        self._connector = make_connector(url, self.info, self.peer, self._tunnel)
         self.away.over_tcp = url.startswith("tcp://") or self._tunnel is not None
         self._wire = Wire(
-            make_connect(self._context, url, self.info, self.peer, self._tunnel),
+            self._connector.connect,
             greet=self._make_hello,
             dispatch=self._dispatch,
             flush=self.submit.flush,
@@ -463,7 +461,7 @@ class Session:
             try:
                 self.comms.close()
                 self.submit.flush()
-            except (ClientClosed, zmq.ZMQError):
+            except ClientClosed:
                 logger.debug("could not send what was left", exc_info=True)
         wire.close(_CLOSED, [encode(m.Goodbye())], linger_s)
         outstanding = self.link.ledger.outstanding
@@ -472,8 +470,8 @@ class Session:
         )
         if self.submit.blobs is not None and not outstanding:
             self.submit.blobs.close()
-        if self._context is not None:
-            self._context.term()
+        if self._connector is not None:
+            self._connector.close()
         if self._tunnel is not None:
             self._tunnel.close()
 

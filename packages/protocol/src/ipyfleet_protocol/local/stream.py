@@ -183,12 +183,13 @@ class LocalStream:
     def receive(self) -> list[Frame] | None:
         """Return the next message; None if no whole one is there.
 
-        After a None the descriptor tells when there is more.
+        After a None the descriptor tells when there is more; if the stream is over by then, there
+        is never anything more.
         """
         messages = self._deframer.messages
         while not messages:
             # Of an end that a write has met with it is not known whether all has been read.
-            if (self._is_drained and not self.is_over) or not self.read():
+            if (self._is_drained and not self.is_over) or not (self.read() or messages):
                 self._is_drained = False
                 return None
         return messages.popleft()
