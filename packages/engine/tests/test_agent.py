@@ -173,6 +173,18 @@ def test_a_busy_engine_stops_too(controller: Any, code: str) -> None:
     assert agent.wait(10) == 0
 
 
+def test_an_engine_whose_results_nobody_reads_stops_too(controller: Any, wait: Any) -> None:
+    """It waits to send them, but not when it is told to stop."""
+    agent = controller.start("-n=1")
+    [controller.engine] = controller.wait_engines(1)
+    controller.until(lambda: len(controller.hellos) == 2)
+    controller.run(controller.engine, "apply", [((8_000_000,), {})], bytes)
+    identity = controller.addresses[controller.engine, Channel.TASK]
+    wait(lambda: controller.wire.has_unread(identity))
+    assert controller.stop(agent) == 0
+    assert controller.expect(m.EngineExited).status == 0
+
+
 @pytest.mark.parametrize("method", ["apply", "execute"])
 def test_a_task_of_an_engine_that_is_stopped(controller: Any, method: Any, tmp_path: Path) -> None:
     """It ends with an EngineError that says so, not with what ends it inside of the engine."""

@@ -423,6 +423,60 @@ def test_a_flood_of_output_is_bounded(shared: Any) -> None:
     assert received + dropped == ended.value
 
 
+def test_a_flood_of_output_that_nobody_reads(shared: Any, wait: Any) -> None:
+    """It holds up neither its task nor what else the engine has to say, and is counted."""
+
+    def flood(path: str) -> int:
+        import pathlib
+
+        line = "x" * 999
+        for _ in range(60_000):
+            print(line)
+        pathlib.Path(path).touch()
+        return 60_000 * 1000
+
+    done = shared.directory / "flooded"
+    [seq] = shared.run(shared.engine, "apply", [((str(done),), {})], flood)
+    wait(done.exists)
+    assert shared.ping(shared.engine).error is None
+    [ended] = shared.results([seq])
+    items = shared.output(seq)
+    assert sum(len(i.content) + i.dropped_bytes for i in items) == ended.value
+    done.unlink()
+
+
+# -- results that are not read ----------------------------------------------------------------
+
+
+def wait_for_results(controller: Any, wait: Any) -> None:
+    """Wait until an engine has begun to send results, without reading any."""
+    identity = controller.addresses[controller.engine, Channel.TASK]
+    wait(lambda: controller.wire.has_unread(identity))
+
+
+def test_results_are_not_held_back_by_what_comes_next(shared: Any, wait: Any) -> None:
+    """A large one leaves as a whole before the next task begins, whenever it is read."""
+    gate = shared.directory / "gate3"
+    large = shared.run(shared.engine, "apply", [((8_000_000,), {})], bytes)
+    slow = shared.run(shared.engine, "apply", [((str(gate),), {})], _hold)
+    wait_for_results(shared, wait)
+    assert len(shared.results(large)[0].value) == 8_000_000
+    assert slow[0] not in shared.ended
+    gate.touch()
+    shared.results(slow)
+    gate.unlink()
+    gate.with_name("gate3.began").unlink()
+
+
+def test_sigint_does_nothing_to_an_engine_that_waits_to_send(shared: Any, wait: Any) -> None:
+    """It is meant for a task, and none runs; results come, and the next task is not hit."""
+    large = shared.run(shared.engine, "apply", [((8_000_000,), {})], bytes)
+    wait_for_results(shared, wait)
+    os.kill(shared.hellos[shared.engine].pid, signal.SIGINT)
+    after = shared.run(shared.engine, "apply", [((-1,), {})], abs)
+    assert [len(shared.results(large)[0].value), shared.results(after)[0].value] == [8_000_000, 1]
+
+
 # -- what goes on while user code runs --------------------------------------------------------
 
 
