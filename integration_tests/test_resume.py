@@ -214,6 +214,29 @@ def test_aborted_tasks_stay_aborted(cluster: ipf.Cluster, rc: ipf.Client, tmp_pa
     blocking.get(PATIENCE_S)
 
 
+def test_what_failed_before_has_failed(cluster_factory: ClusterFactory) -> None:
+    """A task after one that failed does not run, though nobody but the client knows of that."""
+    cluster = cluster_factory(n=1, controller_args=["--nodb"])
+    with contextlib.closing(cluster.connect_client_sync()) as rc:
+        view = rc.load_balanced_view()
+        results = view.map_async(divmod, [1, 1], [1, 0], chunksize=1)
+        assert results.wait(PATIENCE_S)
+        good, bad = results.split()
+        assert cluster.controller is not None
+        before = cluster.restarts
+        cluster.controller.signal(signal.SIGSTOP)
+        with view.temp_flags(after=bad):
+            never = view.apply_async(abs, -1)
+        with view.temp_flags(after=good):
+            later = view.apply_async(abs, -2)
+        rc.session.submit.flush()
+        cluster.controller.signal(signal.SIGKILL)
+        assert later.get(PATIENCE_S) == 2
+        with pytest.raises(ipf.ImpossibleDependency):
+            never.get(PATIENCE_S)
+        assert cluster.restarts > before
+
+
 def test_large_arguments_and_results(cluster: ipf.Cluster, rc: ipf.Client) -> None:
     """Shared memory outlives the controller: buffers under way arrive."""
     data = [bytes([k]) * 1_000_000 for k in range(30)]

@@ -251,6 +251,8 @@ class ClientLink:
             before = work.arrived
             if work.add(index, count, segment, seq - piece.first):
                 ledger.ended(seq, work.arrived - before, work)
+                if work.failures:
+                    ledger.failed.note(seq, work.status[index : index + count])
                 if piece.outputs:
                     self._expect_outputs(work, index, count, seq, seq - piece.first, piece)
                 if work.followers:

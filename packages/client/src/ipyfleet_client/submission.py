@@ -20,6 +20,7 @@ is sent it once more.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -368,7 +369,7 @@ class Submitter:
             self._outbox.clear()
             self._sent_digests.clear()
             with self._link.lock:
-                groups = list(submit_again(self._link.ledger.groups.values(), self._attach))
+                groups = list(submit_again(self._link.ledger, self._attach, time.monotonic()))
             others = [[encode(cancel)] for cancel in self._open_cancels()]
             others += [[header] for header in questions()]
             self.wire.restart(groups, others)
@@ -427,7 +428,7 @@ class Submitter:
         spec, function = jobs[0].spec, jobs[0].function
         first = self._next_seq
         columns, frames = writer.finish()
-        retained = Retained(first)
+        retained = Retained(first, time.monotonic() if spec.timeout_s else 0.0)
         options = self._make_options(spec, jobs)
         retained.keep(options, function, columns, frames)
         with self._link.lock:
