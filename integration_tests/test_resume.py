@@ -351,7 +351,7 @@ signal.pause()
 
 def _find_traces(info: ConnectionInfo) -> list[Path]:
     """Return what there is of a controller's files outside of its profile."""
-    sockets = Path(info.urls[0].removeprefix("ipc://")).parent
+    sockets = Path(info.urls[0].removeprefix("unix://")).parent
     return [path for path in (sockets, Path(info.blob_dir)) if path.exists()]
 
 

@@ -103,7 +103,7 @@ class TestRuntimeDir:
         deep = tmp_path / ("d" * 80)
         deep.mkdir()
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
-        path = paths.runtime_dir(INSTANCE) / "controller.ipc"
+        path = paths.runtime_dir(INSTANCE) / "router"
         assert len(os.fsencode(path)) < 100
 
     @pytest.mark.parametrize("instance", ["", "short", "../../../../etc", INSTANCE.upper()])

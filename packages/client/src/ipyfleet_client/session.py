@@ -109,7 +109,7 @@ class Session:
         """
         check_alive(self.info)
         if self._tunnel is None:
-            url = where = pick_url(self.info, "unix://")
+            url = where = pick_url(self.info)
         else:
             self._tunnel.start(timeout_s)
             url, where = self._tunnel.url, f"the other end of {self._tunnel.server}"
