@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from ipyfleet_client import Client
-from ipyfleet_protocol.blobs import BlobStore
 
 TRIPS = 200
 CALLS = 2000
@@ -133,19 +132,62 @@ def _nap(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def test_a_push_to_all_engines_is_one_copy(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The array is put into shared memory once, whatever the number of engines."""
-    sizes: list[int] = []
-    put = BlobStore.put
+def _copied() -> int:
+    """Return how many bytes this process has written to files and read from them."""
+    counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counters["wchar"]) + int(counters["rchar"])
 
-    def counting_put(store: BlobStore, buffer: Any) -> Any:
-        sizes.append(memoryview(buffer).nbytes)
-        return put(store, buffer)
 
-    monkeypatch.setattr(BlobStore, "put", counting_put)
-    array = np.zeros(1 << 20)
-    client[:].push({"array": array}, block=True)
-    assert sizes == [array.nbytes]
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the kernel does not count I/O")
+@pytest.mark.parametrize("move", ["push", "push to all", "scatter", "pull", "gather"])
+def test_an_array_is_moved_by_one_copy(client: Client, move: str) -> None:
+    """Its bytes are written into shared memory once, by all together, and read by nobody.
+
+    The controller is left out: it reads what it records.
+    """
+    view, one = client[:], client[0]
+    array = np.arange(1 << 21, dtype="float64")
+    view.scatter("part", array, block=True)
+    one.push({"array": array}, block=True)
+    moves: dict[str, Callable[[], Any]] = {
+        "push": lambda: one.push({"pushed": array}, block=True),
+        "push to all": lambda: view.push({"pushed": array}, block=True),
+        "scatter": lambda: view.scatter("pushed", array, block=True),
+        "pull": lambda: one["array"],
+        "gather": lambda: view.gather("part", block=True),
+    }
+    with _counted(lambda: _copied() + sum(view.apply_sync(_copied))) as grown:
+        moved = moves[move]()
+    assert array.nbytes <= grown[0] < 1.02 * array.nbytes
+    if move in ("pull", "gather"):
+        assert (moved == array).all()
+
+
+def test_a_gathered_array_takes_no_memory_of_its_own(client: Client) -> None:
+    """Its pages are those that the engines have written, until somebody writes into them."""
+    view = client[:]
+    array = np.arange(1 << 21, dtype="float64")
+    view.scatter("part", array, block=True)
+    gathered = view.gather("part", block=True)
+    assert (gathered == array).all()
+    assert _private_bytes(gathered) == 0
+    gathered[0] = 1
+    assert 0 < _private_bytes(gathered) < 1 << 16
+    assert view.gather("part", block=True)[0] == 0
+
+
+def _private_bytes(array: Any) -> int:
+    """Return how much of an array is in pages that only this process has."""
+    first = array.__array_interface__["data"][0]
+    total, is_in = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if "-" in name:
+            start, end = (int(address, 16) for address in name.split("-"))
+            is_in = first < end and start < first + array.nbytes
+        elif is_in and name == "Anonymous:":
+            total += int(value.split()[0]) * 1024
+    return total
 
 
 def test_a_map_holds_few_objects(client: Client) -> None:

@@ -54,10 +54,17 @@ class Columns(Part):
 
 
 class BlobHandle(Part):
-    """A buffer in shared memory: file name in the cluster's blob directory, and size in bytes."""
+    """A buffer in shared memory.
+
+    Attributes:
+        name: of its first file in the cluster's blob directory.
+        size: bytes, of all files.
+        files: how many it is made of, one behind the other (`blobs`).
+    """
 
     name: str
     size: int
+    files: int = 1
 
 
 class Function(Part):
