@@ -86,6 +86,7 @@ def test_a_controller_killed_in_the_middle_of_a_map(
         assert "reconnecting" not in repr(rc)
 
 
+@pytest.mark.timeout(240)
 def test_engines_and_controller_killed(cluster_factory: ClusterFactory, log: RunLog) -> None:
     """Engines that are killed all the while, the controller twice: every result is right."""
     cluster, count, kills = cluster_factory(n=4, engine_args=RESPAWN_ARGS), 20_000, 20
