@@ -19,7 +19,7 @@ from ipyfleet_cluster import ClusterRunning, LauncherError
 from ipyfleet_cluster.processes import ProcessRef
 from ipyfleet_testing.waiting import wait_until
 
-START_MAX_S = 10.0
+START_MAX_S = 60.0
 """A bound for a loaded machine; benchmarks measure the real figure."""
 
 
@@ -214,11 +214,12 @@ def test_interrupted_start_leaves_nothing(tmp_path: Path):
     profile = tmp_path / "profile"
     script = textwrap.dedent(
         """
-        import sys
+        import sys, time
         import ipyfleet as ipf
         try:
             with ipf.Cluster(n=8, profile_dir=sys.argv[1]):
-                print("ready", flush=True)
+                # So it was fast: the signal comes in here.
+                time.sleep(60)
         except KeyboardInterrupt:
             print("interrupted", flush=True)
         """
@@ -229,6 +230,6 @@ def test_interrupted_start_leaves_nothing(tmp_path: Path):
     cluster_file = profile / "security"
     wait_until(lambda: cluster_file.is_dir() and any(cluster_file.glob("ipyfleet-cluster-*")))
     owner.send_signal(signal.SIGINT)
-    output, _ = owner.communicate(timeout=20)
+    output, _ = owner.communicate(timeout=30)
     assert "interrupted" in output
     _assert_nothing_is_left(profile)
