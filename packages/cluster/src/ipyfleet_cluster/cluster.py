@@ -331,9 +331,11 @@ class Cluster(AsyncFirst, GuardedCluster):
         # First of all: the guard may be stopping engines itself just now.
         await self._end_guard()
         try:
-            await self.stop_engines()
-        finally:
+            # Its peers go when it does. The other way round it would deal with the death of each
+            # engine, and end one by one, for clients and in the records, all tasks that wait there.
             await self.stop_controller()
+        finally:
+            await self.stop_engines()
             self._unregister_atexit()
 
     def _look_again(self) -> None:
