@@ -69,7 +69,8 @@ class Cluster(AsyncFirst, GuardedCluster):
         restart_controller: start a controller that died again. Engines and clients wait for it for
             `recover_time` seconds and go on where they were.
         shutdown_atexit: stop everything when this process ends, whatever way it ends. Off: the
-            cluster lives on, and `from_file` finds it.
+            cluster lives on, and `from_file` finds it; nobody starts its controller again, which
+            takes a process that stays: ``ipcluster start --daemonize``.
         log_level: what this object and the processes log.
         load_profile: read the profile's ``ipcluster_config.py`` and ``.json``.
 
