@@ -6,10 +6,8 @@ the package writes files. What must not: the loop.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import shutil
 import socket as stdlib_socket
 from pathlib import Path
 from typing import cast
@@ -32,6 +30,8 @@ from ipyfleet_protocol.paths import (
     blob_dir,
     connection_file,
     make_private_dir,
+    remove_empty_runtime_dirs,
+    remove_runtime_dir,
     runtime_dir,
 )
 
@@ -143,6 +143,7 @@ class ControllerSite:
         router.rcvhwm = RECEIVE_QUEUE
         try:
             make_private_dir(self._runtime_dir)
+            remove_empty_runtime_dirs(self._runtime_dir)
             # Two on this host, so that a client may be suspended for a while and an engine not:
             # options hold for what is bound after them.
             self._bind(f"ipc://{self._runtime_dir}/router")
@@ -319,6 +320,5 @@ def _is_ours(info: ConnectionInfo) -> bool:
 
 
 def _remove_traces(runtime: Path, blobs: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(runtime)
+    remove_runtime_dir(runtime)
     remove_blob_dir(blobs)
