@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,19 @@ def test_block_that_fails(tmp_path: Path):
     ):
         raise ZeroDivisionError
     _assert_nothing_is_left(tmp_path / "profile")
+
+
+def test_what_waits_ends_with_the_controller(tmp_path: Path):
+    """Stopping does not deal with tasks one by one: their result is that the controller closed."""
+    cluster = ipf.Cluster(n=2, profile_dir=str(tmp_path / "profile"))
+    with cluster.start_and_connect_sync() as rc:
+        results = [rc[k % 2].apply_async(time.sleep, 60) for k in range(20)]
+        assert rc.queue_status()
+        cluster.stop_cluster_sync()
+        for result in results:
+            with pytest.raises(ipf.KernelError, match="the controller has closed"):
+                result.get(10)
+    assert cluster.engines == {}
 
 
 def test_async_with_in_a_running_loop(tmp_path: Path):
