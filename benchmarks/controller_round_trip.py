@@ -233,7 +233,7 @@ def controller(source: str, profile: str) -> Iterator[tuple[int, Peers]]:
         try:
             path = Path(directory, "profile_default", "security", "ipyfleet-client.json")
             info = load_connection_file(path, timeout_s=20, alive=True)
-            socket = socket_path(pick_url(info, "unix://"))
+            socket = socket_path(pick_url(info))
             assert socket is not None
             peers = Peers(socket, bytes.fromhex(info.instance))
             try:

@@ -44,7 +44,7 @@ NOT_IN_A_PURE_CORE = {
 }
 
 NOT_IN_THE_PROTOCOL = {"asyncio", "selectors", "ssl", "tornado", "zmq", "IPython", "ipykernel"}
-"""What would do I/O; `socket` is not among them, it is where the host's name comes from."""
+"""What would bring a loop or threads along; plain sockets are for its package `local`."""
 
 
 PICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
@@ -120,8 +120,8 @@ def test_the_cores_are_pure(core: str) -> None:
     assert not [f"{place} imports {name}" for place, name in found if name in NOT_IN_A_PURE_CORE]
 
 
-def test_the_protocol_does_no_io() -> None:
-    """The protocol imports no sockets and nothing of IPython."""
+def test_the_protocol_imports_no_event_loop() -> None:
+    """The protocol imports nothing of zmq, of IPython, or of an event loop."""
     found = imports_of(PACKAGES / "protocol" / "src")
     assert not [f"{place} imports {name}" for place, name in found if name in NOT_IN_THE_PROTOCOL]
 

@@ -3,6 +3,9 @@ from collections import deque
 import pytest
 
 from ipyfleet_client.partition import as_sequence, join, partition, sizes
+from ipyfleet_protocol.blobs import BlobStore, map_blob
+from ipyfleet_protocol.ids import new_peer_id
+from ipyfleet_protocol.serialize import pack, unpack
 
 
 @pytest.mark.parametrize("count", range(8))
@@ -56,3 +59,63 @@ def test_arrays(dist):
     assert (joined == array).all()
     with pytest.raises(TypeError, match="scalar"):
         as_sequence(numpy.array(5))
+
+
+@pytest.fixture
+def received(tmp_path):
+    """Returns what gives arrays as they arrive through shared memory."""
+
+    def receive(arrays):
+        out = []
+        for array in arrays:
+            pickle, buffers = pack(array)
+            handles = [store.put(buffer) for buffer in buffers]
+            out.append(unpack(pickle, [map_blob(tmp_path / "blobs", each) for each in handles]))
+        return out
+
+    with BlobStore(tmp_path / "blobs", new_peer_id()) as store:
+        yield receive
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [["f8"], ["c16"], ["?"], [">f4"], ["M8[ms]"], ["U3"], ["f8", "i4"], ["i4,f8"]],
+    ids="-".join,
+)
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(2048,), (1024,)],
+        [(1000,), (2000,), (30,)],
+        [(64, 64), (0, 64), (33, 64)],
+        [(4096, 2, 1), (7, 2, 1)],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_in_shared_memory_are_joined_as_numpy_does(received, dtypes, shapes, order):
+    """Whatever can be mapped instead of copied: type, shape, order and values are numpy's."""
+    numpy = pytest.importorskip("numpy")
+    arrays = []
+    for k, shape in enumerate(shapes):
+        values = numpy.arange(numpy.prod(shape), dtype="i8").reshape(shape) + 1000 * k
+        dtype = numpy.dtype(dtypes[k % len(dtypes)])
+        arrays.append(numpy.asarray(values.astype(dtype), order=order))
+    expected = numpy.concatenate(arrays)
+    joined = join(received(arrays))
+    assert (joined.dtype, joined.shape, joined.strides) == (
+        expected.dtype,
+        expected.shape,
+        expected.strides,
+    )
+    assert joined.flags.writeable
+    assert (joined == expected).all()
+    joined[-1] = joined[0]
+
+
+def test_subclasses_of_arrays_are_joined_by_numpy(received):
+    """What is more than an array stays that."""
+    numpy = pytest.importorskip("numpy")
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = numpy.matrix(numpy.ones((1024, 4)))
+    assert type(join(received([matrix, matrix]))) is numpy.matrix

@@ -10,10 +10,10 @@ import pytest
 from ipyfleet_client import Client
 from ipyfleet_client.poller import PlainPoller
 from ipyfleet_protocol import messages as m
-from ipyfleet_protocol.codec import decode, encode, split
+from ipyfleet_protocol.codec import decode, encode, encode_part, split
 from ipyfleet_protocol.columns import Payloads, PayloadWriter, float64_column
 from ipyfleet_protocol.connection import host_id, new_connection_info, new_instance
-from ipyfleet_protocol.errors import ClientClosed, KernelError
+from ipyfleet_protocol.errors import ClientClosed, KernelError, RemoteError
 from ipyfleet_protocol.reliable import ACK_MESSAGES, SESSION_MESSAGES
 from ipyfleet_protocol.serialize import pack, unpack_call
 from ipyfleet_testing.waiting import wait_until
@@ -81,14 +81,16 @@ class Controller:
         return hello
 
     def finish(self, first, values):
-        """Send results."""
+        """Send results: values, and errors as `ErrorInfo`."""
         writer = PayloadWriter()
         for value in values:
-            writer.append(pack(value).pickle)
+            is_error = isinstance(value, m.ErrorInfo)
+            writer.append(encode_part(value) if is_error else pack(value).pickle)
         columns, frames = writer.finish()
         count = len(values)
         times = float64_column([time.time()] * count)
-        piece = m.ResultSlice(first, count, 0, first, bytes(count), times, times, b"", columns)
+        status = bytes(m.FAILED if isinstance(value, m.ErrorInfo) else m.OK for value in values)
+        piece = m.ResultSlice(first, count, 0, first, status, times, times, b"", columns)
         self.send(m.Results(self.client[:16], 0, [piece]), frames)
 
 
@@ -189,6 +191,24 @@ def test_another_run_is_told_what_is_open(rc, scripted):
     assert half.get(5) == [1, 2, 3, 4]
     assert later.get(5) == 3
     assert not rc.session.link.ledger.groups
+
+
+def test_another_run_is_told_what_failed(rc, scripted):
+    """A group that comes again brings along which tasks before it had failed."""
+    view = rc.load_balanced_view()
+    failed = view.apply_async(abs, -5)
+    scripted.receive(m.Submit)
+    scripted.finish(0, [m.ErrorInfo("ValueError", "no", [])])
+    with pytest.raises(RemoteError):
+        failed.get(5)
+    with view.temp_flags(after=failed):
+        view.apply_async(abs, -6)
+    scripted.receive(m.Submit)
+    scripted.die()
+    scripted.run()
+    scripted.welcome()
+    [group] = scripted.receive(m.Submit)[0].groups
+    assert (group.first, group.failed_before) == (1, [m.EndedRange(0, 1, m.FAILED)])
 
 
 def test_nothing_open_is_said_too(rc, scripted):

@@ -26,6 +26,23 @@ class Session:
         return True
 
 
+class TimedSession(Session):
+    """The same with a clock: the plan says when things happen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def wait_until(self, predicate: Any, timeout_s: float | None = None) -> bool:
+        end = self.now + (timeout_s or 0)
+        while not predicate() and self.plan and self.plan[0][0] <= end:
+            self.now, happen = self.plan.pop(0)
+            happen()
+        if not predicate():
+            self.now = end
+        return bool(predicate())
+
+
 class Work:
     """What a streamer wants to know of the tasks of a call: task k runs on engine 10 + k."""
 
@@ -78,6 +95,39 @@ def test_what_arrives_together_is_in_engine_order(streamer, capsys):
     ]
     assert not streamer.wait(lambda: False, 0)
     assert capsys.readouterr().out == "[stdout:10] zero\n[stdout:11] one\n"
+
+
+@pytest.mark.parametrize("begins_at", [0.002, 0.019, 0.028, 0.035, 1.0])
+def test_what_arrives_at_the_edge_of_a_batch_is_in_engine_order(
+    streamer, capsys, monkeypatch, begins_at
+):
+    """Displays that come within some milliseconds are in order whenever the first one comes."""
+    session = streamer._session = TimedSession()
+    monkeypatch.setattr("ipyfleet_client.streaming.time", session)
+    monkeypatch.setattr(session, "monotonic", lambda: session.now, raising=False)
+    contents = [msgspec.msgpack.encode({"data": {"text/plain": f"<{k}>"}}) for k in range(2)]
+    session.plan = [
+        (0.0, lambda: _emit(streamer, 1, "stdout", b"a")),
+        (0.0, lambda: _emit(streamer, 0, "stdout", b"a")),
+        (begins_at, lambda: _emit(streamer, 1, "display_data", contents[1])),
+        (begins_at + 0.009, lambda: _emit(streamer, 0, "display_data", contents[0])),
+    ]
+    assert not streamer.wait(lambda: False, 2.0)
+    assert [line for line in capsys.readouterr().out.splitlines() if "<" in line] == ["<0>", "<1>"]
+
+
+def test_engines_that_never_are_silent_are_heard(streamer, capsys, monkeypatch):
+    """Output is shown after a tenth of a second though more of it keeps coming."""
+    session = streamer._session = TimedSession()
+    monkeypatch.setattr("ipyfleet_client.streaming.time", session)
+    monkeypatch.setattr(session, "monotonic", lambda: session.now, raising=False)
+    shown = []
+    streamer.around = lambda show: (show(), shown.append(session.now))
+    session.plan = [
+        (0.001 * k, lambda k=k: _emit(streamer, k % 2, "stdout", b"a\n")) for k in range(1000)
+    ]
+    assert not streamer.wait(lambda: False, 1.0)
+    assert len(shown) >= 7
 
 
 def test_one_prefix_for_a_run_of_lines(streamer, capsys):

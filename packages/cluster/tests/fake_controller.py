@@ -49,7 +49,7 @@ for role in ("engine", "client"):
     info = new_connection_info(
         instance=instance,
         role=role,
-        urls=[f"ipc://{runtime}/router"],
+        urls=[f"unix://{runtime}/router"],
         cluster_id=options.cluster_id,
     )
     files.append(paths.connection_file(options.profile_dir, options.cluster_id, role))

@@ -23,7 +23,7 @@ def _leave(profile: Path, cluster_id: str = "c", **changes: object) -> tuple[Pat
     info: ConnectionInfo = new_connection_info(
         instance=instance,
         role="client",
-        urls=[f"ipc://{runtime}/router"],
+        urls=[f"unix://{runtime}/router"],
         blob_dir=str(blobs),
         cluster_id=cluster_id,
     )
@@ -68,7 +68,7 @@ def test_directories_of_other_names_are_not_touched(tmp_path: Path):
     mine.mkdir()
     (mine / "thesis").touch()
     path, runtime, blobs = _leave(
-        tmp_path, urls=[f"ipc://{mine}/router"], blob_dir=str(mine), **DEAD
+        tmp_path, urls=[f"unix://{mine}/router"], blob_dir=str(mine), **DEAD
     )
     remove_leftovers(tmp_path, "c")
     assert not path.exists()

@@ -87,7 +87,7 @@ def test_the_oldest_results_go_when_the_bytes_are_used_up(start: Any, flag: str)
 @pytest.mark.parametrize("flag", ["--sqlitedb", "--dictdb"])
 def test_results_go_when_they_are_old(start: Any, flag: str) -> None:
     """What ended longer ago than the limit goes with the next that is written."""
-    info = start(flag, "--IPController.db_max_age_s=0.5").info()
+    info = start(flag, "--IPController.db_max_age_s=1.5").info()
     with _site(info) as site:
         site.client.submit(1, placement="direct", targets=[site.busy.engine_id])
         live = format_msg_id(site.client.peer, 0)

@@ -113,6 +113,11 @@ class LocalWire:
     def disconnect(self, identity: bytes) -> None:
         self._router.disconnect(identity)
 
+    def has_unread(self, identity: bytes) -> bool:
+        """Whether a peer has sent something that has not been received."""
+        stream = self._router._streams[identity]
+        return bool(select.select([stream], [], [], 0)[0])
+
     def close(self, *, at_once: bool = False) -> None:
         self._router.close(0.0 if at_once else 1.0)
 
@@ -556,7 +561,7 @@ def shared() -> Iterator[FakeController]:
         controller.start("-n=1")
         [controller.engine] = controller.wait_engines(1)
         # No connection shall come in the middle of a test and be taken for its leak.
-        controller.until(lambda: len(controller.addresses) == 4)
+        controller.until(lambda known=controller.addresses: len(known) == 4)
         yield controller
 
 

@@ -24,7 +24,7 @@ from ipyfleet_protocol.hosts import host_id, process_start
 def dead(tmp_path: Path) -> tuple[ConnectionInfo, Path]:
     """Give a connection file whose controller is gone."""
     info = new_connection_info(
-        instance=new_instance(), role="engine", urls=["ipc://nowhere/router"], cluster_id="c"
+        instance=new_instance(), role="engine", urls=["unix://nowhere/router"], cluster_id="c"
     )
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()

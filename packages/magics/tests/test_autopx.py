@@ -1,3 +1,6 @@
+import pytest
+
+
 def test_cells_go_to_the_engines_until_switched_off(shell, view, client, capsys):
     """Between two %autopx every cell runs on the engines as typed, and nothing runs here."""
     cells = [
@@ -67,3 +70,29 @@ def test_the_view_that_was_switched_on_last_takes_the_cells(shell, view, client)
         shell.run_cell(cell).raise_error()
     assert client.executed == [("all", "x = 1\n"), ([0, 2], "y = 1\n")]
     assert shell.user_ns["z"] == 1
+
+
+@pytest.mark.parametrize("cell", ["exit", "quit()", " exit ( )\n"])
+def test_leaving_is_about_this_session(shell, view, client, capsys, cell):
+    """A cell of nothing but exit ends a terminal; in a kernel it ends nothing, and says so."""
+    left = []
+    shell.user_ns["exit"] = shell.user_ns["quit"] = lambda: left.append(cell)
+    shell.run_cell("%autopx")
+    shell.run_cell(cell if "(" in cell else f"{cell}()").raise_error()
+    assert left == [cell]
+    shell.run_cell("if True:\n    exit()\n").raise_error()
+    assert client.executed == [("all", "if True:\n    exit()\n")]
+    shell.kernel = object()
+    capsys.readouterr()
+    shell.run_cell(cell).raise_error()
+    assert "%autopx ends the redirection" in capsys.readouterr().out
+    assert len(left) == len(client.executed) == 1
+
+
+def test_exit_ends_a_terminal(shell, view, client):
+    """So does a mere word, as ever in IPython."""
+    shell.run_cell("%autopx")
+    asked = []
+    shell.ask_exit = lambda: asked.append(1)
+    shell.run_cell("exit").raise_error()
+    assert asked and not client.executed

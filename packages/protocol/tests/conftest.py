@@ -49,6 +49,7 @@ FUNCTION_FRAMES = [b"pickle of f", b"buffer of f"]
 DIRECT = m.Options("map", "direct", [0, 3, 2], label="mine", host="h" * 32)
 SHARED = m.Options("execute", "direct", [0, 1, 2, 3], shared=True, silent=True)
 BALANCED = m.Options(retries=3, targets=[1, 2])
+FAILED_BEFORE = [m.EndedRange(0, 2, m.FAILED), m.EndedRange(4, 1, m.ABORTED)]
 AGAIN_OF = m.Options(resubmits=m.TaskRange(CLIENT, 4, 1))
 WAITING = m.Options(
     after=m.Dependency([m.TaskRange(CLIENT, 0, 4), m.TaskRange(AGENT, 7, 1)], failure=True),
@@ -138,7 +139,10 @@ _PLAIN: list[m.Message] = [
 _FRAMED: list[tuple[m.Message, list[bytes]]] = [
     (m.Submit([m.Group(5, 3, DIRECT, NEW, SMALL)]), FUNCTION_FRAMES + SMALL_FRAMES),
     (m.Submit([m.Group(5, 4, SHARED, None, CODE)]), CODE_FRAMES),
-    (m.Submit([m.Group(5, 3, WAITING, NEW, SMALL, b"\1\0\1")]), FUNCTION_FRAMES + SMALL_FRAMES),
+    (
+        m.Submit([m.Group(5, 3, WAITING, NEW, SMALL, b"\1\0\2", FAILED_BEFORE, 2500)]),
+        FUNCTION_FRAMES + SMALL_FRAMES,
+    ),
     (
         m.Submit(
             [m.Group(5, 3, BALANCED, NEW, LARGE), m.Group(8, 1, AGAIN_OF, KNOWN, ONE)],

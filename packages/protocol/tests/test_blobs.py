@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ipyfleet_protocol import blobs, copying
 from ipyfleet_protocol.blobs import (
     BlobStore,
     map_blob,
@@ -112,6 +113,47 @@ class TestRoundTrip:
         one[:4] = b"mine"
         assert bytes(one[:4]) == b"mine"
         assert bytes(other[:4]) == bytes(map_blob(directory, handle)[:4]) == bytes(4)
+
+    def test_several_files(
+        self, store: BlobStore, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A large blob is some files, which come and go together and are one buffer to all."""
+        monkeypatch.setattr(blobs, "threads_for", lambda size: 3)
+        content = os.urandom(SIZE)
+        handle = store.put(content)
+        assert (handle.files, store.held_bytes) == (3, SIZE)
+        assert names(directory) == [handle.name, f"{handle.name}.1", f"{handle.name}.2"]
+        view = map_blob(directory, handle)
+        assert bytes(view) == content
+        view[:4] = view[-4:] = b"mine"
+        assert bytes(map_blob(directory, handle)) == content
+        store.release(handle)
+        assert (names(directory), store.held_bytes) == ([], 0)
+        again = store.put(content)
+        unlink_blob(directory, again)
+        assert names(directory) == []
+        assert store.put(content) is not None
+        assert sweep_blobs(directory, OWNER) == 1
+        assert names(directory) == []
+
+    def test_interrupted(
+        self, store: BlobStore, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A Ctrl-C while some threads write leaves no file, no thread, and the budget as it was."""
+        monkeypatch.setattr(blobs, "threads_for", lambda size: 3)
+        monkeypatch.setattr(copying, "STEP_BYTES", 1)
+        write = os.write
+
+        def interrupted_write(fd: int, content: memoryview) -> int:
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+            return write(fd, content)
+
+        monkeypatch.setattr(os, "write", interrupted_write)
+        with pytest.raises(KeyboardInterrupt):
+            store.put(bytes(SIZE))
+        assert (names(directory), store.held_bytes) == ([], 0)
+        assert not [t for t in threading.enumerate() if t.name == "ipyfleet-copy"]
 
     def test_outlives_its_name(self, store: BlobStore, directory: Path) -> None:
         """A mapping stays good after the blob was freed."""
@@ -304,6 +346,14 @@ class TestHandles:
         handle = store.put(bytes(SIZE))
         with pytest.raises(ProtocolError):
             map_blob(directory, BlobHandle(handle.name, size))
+
+    @pytest.mark.parametrize("files", [-1, 0, 2, 3, blobs.FILES_MAX + 1, 1 << 62])
+    def test_number_of_files(self, store: BlobStore, directory: Path, files: int) -> None:
+        """A number of files that is not the blob's is refused, whatever it is."""
+        for size in (1, SIZE):
+            handle = store.put(bytes(size))
+            with pytest.raises(ProtocolError):
+                map_blob(directory, BlobHandle(handle.name, size, files))
 
     @pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
     def test_not_a_file(self, directory: Path, kind: str) -> None:

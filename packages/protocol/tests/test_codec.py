@@ -74,7 +74,11 @@ BAD_GROUPS = {
     "several tasks again": {"options__resubmits": m.TaskRange(PEER, 0, 2)},
     "a stranger's task again": {"options__resubmits": m.TaskRange(b"", 0, 1)},
     "ended of the wrong length": {"ended": b"\0"},
-    "neither ended nor not": {"ended": b"\0\2"},
+    "neither ended nor not": {"ended": b"\0\4"},
+    "failed before nothing": {"failed_before": [m.EndedRange(0, 0, m.FAILED)]},
+    "failed before, and later": {"failed_before": [m.EndedRange(0, 100, m.FAILED)]},
+    "failed with a value": {"failed_before": [m.EndedRange(0, 1, m.OK)]},
+    "negative waiting": {"waited_ms": -1},
 }
 BAD_RUNS = {
     "a stranger's id": {"client": b"short"},

@@ -36,14 +36,18 @@ from ipyfleet_protocol.errors import (
     ConnectionFileVersion,
 )
 
-IPC = "ipc:///tmp/ipyfleet-0-0123/controller.ipc"
+LOCAL = "unix:///tmp/ipyfleet-0-0123/router"
 TCP = "tcp://192.0.2.7:9001"
 
 
 def example(**changes: object) -> ConnectionInfo:
     """Return the description of a controller that is this process."""
     info = new_connection_info(
-        instance=new_instance(), role="client", urls=[IPC, TCP], secret="s" * 40, cluster_id="mine"
+        instance=new_instance(),
+        role="client",
+        urls=[LOCAL, TCP],
+        secret="s" * 40,
+        cluster_id="mine",
     )
     return msgspec.structs.replace(info, **changes)
 
@@ -322,7 +326,7 @@ class TestAlive:
         code = (
             "from ipyfleet_protocol.connection import *\n"
             "import msgspec\n"
-            "info = new_connection_info(instance=new_instance(), role='client', urls=['ipc://x'])\n"
+            "info = new_connection_info(instance=new_instance(), role='client', urls=['unix://x'])\n"
             "print(msgspec.json.encode(info).decode(), flush=True)\n"
             "input()"
         )
@@ -355,14 +359,14 @@ class TestPickUrl:
     def test_same_host(self, tmp_path: Path) -> None:
         """On the controller's host the socket in the file system is taken."""
         (tmp_path / "s").touch()
-        ipc = f"ipc://{tmp_path}/s"
-        assert pick_url(example(urls=[ipc, TCP])) == ipc
-        assert pick_url(example(urls=[TCP, ipc])) == ipc
-        assert pick_url(example(urls=[IPC])) == IPC
+        local = f"unix://{tmp_path}/s"
+        assert pick_url(example(urls=[local, TCP])) == local
+        assert pick_url(example(urls=[TCP, local])) == local
+        assert pick_url(example(urls=[LOCAL])) == LOCAL
 
     def test_socket_out_of_sight(self) -> None:
         """On the same host, but where the socket cannot be seen, TCP serves."""
-        assert pick_url(example(urls=["ipc:///no/such/place", TCP])) == TCP
+        assert pick_url(example(urls=["unix:///no/such/place", TCP])) == TCP
 
     def test_other_host(self) -> None:
         """From another host TCP is taken."""
@@ -372,5 +376,5 @@ class TestPickUrl:
     def test_unreachable(self, hostname: str) -> None:
         """Where only local connections are listened for, others are told how to change that."""
         with pytest.raises(ConnectionFileUnreachable, match=f"{hostname}.*--ip=") as caught:
-            pick_url(example(host="another", hostname=hostname, urls=[IPC]))
+            pick_url(example(host="another", hostname=hostname, urls=[LOCAL]))
         assert ("restarted" in str(caught.value)) == (hostname == socket.gethostname())

@@ -21,6 +21,7 @@ from ipyfleet_protocol.serialize import (
     use_dill,
     use_pickle,
 )
+from ipyfleet_protocol.serialize.own_class import without_own_classes
 
 
 class Remote(Exception):
@@ -513,6 +514,72 @@ def test_class_made_there_comes_here(receiver):
     )
     b = receiver.call(main_module("f = lambda: B()")["f"])
     assert (type(b).__name__, b.get()) == ("B", 5)
+
+
+OWN = """
+class A:
+    version = {version}
+
+    def copy(self):
+        return A()
+
+    @staticmethod
+    def current():
+        return A.version
+"""
+
+
+def test_own_class_whatever_has_its_name(receiver):
+    """A method's class is its own where the name is taken, and what took the name keeps it."""
+    first, second = (main_module(OWN.format(version=n))["A"] for n in (1, 2))
+    versions = main_module("f = lambda *given: [a.copy().version for a in given]")["f"]
+    receiver.ask("execute", "A = 'mine'")
+    assert receiver.call(versions, first(), second(), first()) == [1, 2, 1]
+    assert receiver.ask("names") == ["A"]
+    assert receiver.call(main_module("f = lambda: A")["f"]) == "mine"
+
+
+def test_own_class_of_what_stays(receiver):
+    """An instance that is kept finds its class in later tasks, and comes home with it."""
+    ns = main_module(
+        OWN.format(version=1)
+        + """
+def keep(a):
+    global kept
+    kept = a
+
+def give():
+    return kept.copy(), kept.copy().copy
+"""
+    )
+    receiver.call(ns["keep"], ns["A"]())
+    copy, method = receiver.call(ns["give"])
+    assert type(copy) is type(copy.copy()) is type(method()) is ns["A"]
+
+
+def test_own_class_of_what_is_made_there(receiver):
+    """An instance of a class that only the receiver has finds its class here."""
+    receiver.ask("execute", OWN.format(version=7))
+    a = receiver.call(main_module("f = lambda: A()")["f"])
+    assert (type(a.copy()) is type(a), a.copy().current()) == (True, 7)
+    again = receiver.call(main_module("f = lambda a: a.copy()")["f"], a)
+    assert type(again.copy()) is type(a)
+
+
+def test_own_class_is_as_it_is_now(receiver):
+    """A static method that was sent before is sent with its class as that is now."""
+    a = main_module(OWN.format(version=1))["A"]
+    assert receiver.call(a.current) == 1
+    a.version = 2
+    assert receiver.call(a.current) == 2
+
+
+def test_names_are_those_of_the_source_again(receiver):
+    """What a method's code looks like to whom it is sent on does not tell where it has been."""
+    a = main_module(OWN.format(version=1))["A"]
+    code = unpack_function(pack_function(a.copy).frames).__code__
+    assert code != a.copy.__code__
+    assert without_own_classes(code) == (a.copy.__code__, {"A": a})
 
 
 def test_exception_class_of_main(receiver):

@@ -31,7 +31,7 @@ from ipyfleet_client.pending import PENDING, PayloadDropped, Work
 from ipyfleet_client.resultoutput import ResultOutput
 from ipyfleet_client.resulttasks import FUTURE_CANCELLED, FUTURE_PENDING, ResultTasks
 from ipyfleet_client.timing import ResultTiming
-from ipyfleet_protocol.errors import collect_exceptions
+from ipyfleet_protocol.errors import ClientClosed, collect_exceptions
 from ipyfleet_protocol.messages import ABORTED, OK
 
 if TYPE_CHECKING:
@@ -214,6 +214,7 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, ResultTasks, Future[A
             TimeoutError: the value is not there in time.
             RemoteError: the task failed.
             CompositeError: of a call on several targets, at least one failed.
+            ClientClosed: the client was closed before the value was there.
             KernelError: it ended otherwise, for example `EngineError`.
             concurrent.futures.CancelledError: `cancel` was in time.
         """
@@ -344,6 +345,9 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, ResultTasks, Future[A
         add_hint(errors)
         if self._single:
             raise errors[0]
+        for error in errors:
+            if isinstance(error, ClientClosed):
+                raise error  # it is not about the tasks, which go on
         collect_exceptions(errors, self._work.name)
 
     # -- one after the other ------------------------------------------------------------------

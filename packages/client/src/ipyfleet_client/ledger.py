@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
+from ipyfleet_client.failed import FailedTasks
 from ipyfleet_client.pending import Work
 from ipyfleet_client.retention import Retained
 
@@ -21,10 +22,12 @@ class Ledger:
 
     Attributes:
         groups: those with tasks that have not ended, by their first seq, ascending.
+        failed: the tasks that have ended otherwise than well.
     """
 
     def __init__(self) -> None:
         self.groups: dict[int, Retained] = {}
+        self.failed = FailedTasks()
         self._singles: dict[int, tuple[Work, int, Retained | None]] = {}
         self._starts: list[int] = []
         self._ranges: list[tuple[int, int, Work, int, Retained | None]] = []

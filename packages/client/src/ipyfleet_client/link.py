@@ -43,6 +43,9 @@ FOLLOWED_BYTES = 32 << 20
 """Output that is kept for that, of all but the last work."""
 
 
+_OK = bytes((m.OK,))
+
+
 class Joined(msgspec.Struct):
     """The controller has welcomed this client."""
 
@@ -244,14 +247,14 @@ class ClientLink:
         return effects
 
     def _take_lone(self, message: m.Results, frames: Sequence[Frame], now: float) -> Work | None:
-        """Take a message that has the result of a lone call and nothing else; return its work.
+        """Take a message that has the value of a lone call and nothing else; return its work.
 
         What is done for any other message comes to the same: None is for that. This takes a third
         of the steps, and 8 µs less of a round trip.
         """
         piece = message.slices[0]
         columns = piece.columns
-        if piece.count > 1 or piece.outputs or columns.buffer_counts or len(message.slices) > 1:
+        if piece.status != _OK or piece.outputs or columns.buffer_counts or len(message.slices) > 1:
             return None
         if int.from_bytes(columns.sizes, "little") != len(frames[0]):
             return None
@@ -276,6 +279,8 @@ class ClientLink:
             before = work.arrived
             if work.add(index, count, segment, seq - piece.first):
                 ledger.ended(seq, work.arrived - before, work)
+                if work.failures:
+                    ledger.failed.note(seq, work.status[index : index + count])
                 if piece.outputs:
                     self._expect_outputs(work, index, count, seq, seq - piece.first, piece)
                 if work.followers:

@@ -1,8 +1,8 @@
 """Cutting a sequence into parts for engines, and joining the parts again.
 
 What lives here: `partition` and `join` for the two distributions that users know: "b", contiguous
-    blocks,
-and "r", round robin. Works for whatever can be sliced; numpy is used only where data are numpy's.
+blocks, and "r", round robin. Works for whatever can be sliced; numpy is used only where data are
+numpy's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Literal
+
+from ipyfleet_protocol.mapping import concatenate
 
 Dist = Literal["b", "r"]
 
@@ -115,9 +117,29 @@ def _interleaved_text(parts: Sequence[Any]) -> list[Any]:
 
 def _join_arrays(numpy: Any, parts: Sequence[Any], dist: Dist) -> Any:
     if dist == "b":
-        return numpy.concatenate(parts)
+        joined = _join_in_place(numpy, parts)
+        return numpy.concatenate(parts) if joined is None else joined
     shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
     out = numpy.empty(shape, dtype=numpy.result_type(*parts))
     for k, part in enumerate(parts):
         out[k :: len(parts)] = part
     return out
+
+
+def _join_in_place(numpy: Any, parts: Sequence[Any]) -> Any:
+    """Join large arrays from shared memory without copying what need not be; None for others.
+
+    Only those of which the bytes, one after the other, are what ``numpy.concatenate`` makes.
+    """
+    dtype, shape = parts[0].dtype, parts[0].shape[1:]
+    if dtype.kind not in "biufcmMSU" or not dtype.isnative:
+        return None
+    for part in parts:
+        if type(part) is not numpy.ndarray or part.dtype != dtype or part.shape[1:] != shape:
+            return None
+        if not part.flags.c_contiguous:
+            return None
+    joined = concatenate([memoryview(part.reshape(-1).view("u1")) for part in parts if part.size])
+    if joined is None:
+        return None
+    return numpy.ndarray((sum(map(len, parts)), *shape), dtype, joined)

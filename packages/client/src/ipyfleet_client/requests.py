@@ -115,12 +115,12 @@ class Requests:
             text = "the controller died before it answered; whether this was done is not known"
             _resolve(self._doubtful.pop(), None, KernelError(text))
 
-    def fail(self, reason: str) -> None:
+    def fail(self, error: KernelError) -> None:
         """End all with an error."""
         for number in list(self._open):
             pending = self._open.pop(number, None)
             if pending is not None:
-                _resolve(pending, None, KernelError(reason))
+                _resolve(pending, None, error)
 
 
 def _resolve(pending: Pending, value: Any, error: BaseException | None) -> None:

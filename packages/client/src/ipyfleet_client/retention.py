@@ -10,19 +10,26 @@ user who changes such an array meanwhile has it changed in the second submission
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ipyfleet_client.pending import PENDING, Work
 from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.columns import Frame
-from ipyfleet_protocol.messages import Columns, Function, Group, Options, Submit
+from ipyfleet_protocol.messages import Columns, EndedRange, Function, Group, Options, Submit
 from ipyfleet_protocol.serialize import PackedFunction
+
+if TYPE_CHECKING:
+    from ipyfleet_client.ledger import Ledger
 
 MESSAGE_GROUPS = 256
 MESSAGE_BYTES = 1 << 20
 """Groups that are submitted again travel together up to these bounds."""
+
+# From a status to what is in `Group.ended`.
+_ENDED_MARKS = bytes(0 if status == PENDING else (status + 1) % 256 for status in range(256))
 
 Attach = Callable[[PackedFunction], tuple[Function, Sequence[Frame]]]
 """Returns a function's header and the frames that are to go with it: none where they have been."""
@@ -37,6 +44,7 @@ class Retained(msgspec.Struct, eq=False):
         parts: tasks ``index … index+count-1`` of a work, for each call in the group.
         count: how many tasks it has.
         open: how many of them have not ended.
+        since: the time, by `time.monotonic`, of the submission, where it has a time limit.
     """
 
     first: int
@@ -47,14 +55,23 @@ class Retained(msgspec.Struct, eq=False):
     parts: list[tuple[Work, int, int]] = []
     count: int = 0
     open: int = 0
+    since: float = 0.0
 
     def release(self) -> None:
         """All tasks have ended: let go of what carried them."""
         self.frames = ()
         self.parts = []
 
-    def submission(self, attach: Attach) -> tuple[Group, list[Frame]]:
-        """Return the group as it is submitted again, with its frames."""
+    def submission(
+        self, attach: Attach, failed_before: list[EndedRange], now: float
+    ) -> tuple[Group, list[Frame]]:
+        """Return the group as it is submitted again, with its frames.
+
+        Args:
+            attach: what goes with the function.
+            failed_before: see `Group`.
+            now: as `since`.
+        """
         header: Function | None = None
         frames = list(self.frames)
         if self.function is not None:
@@ -63,19 +80,37 @@ class Retained(msgspec.Struct, eq=False):
         ended = b""
         if self.open < self.count:
             ended = b"".join(
-                bytes(status != PENDING for status in work.status[index : index + count])
+                bytes(work.status[index : index + count].translate(_ENDED_MARKS))
                 for work, index, count in self.parts
             )
-        group = Group(self.first, self.count, self.options, header, self.columns, ended)
+        waited_ms = round(1000 * (now - self.since)) if self.options.timeout_s else 0
+        group = Group(
+            self.first,
+            self.count,
+            self.options,
+            header,
+            self.columns,
+            ended,
+            failed_before,
+            waited_ms,
+        )
         return group, frames
 
 
-def submit_again(retained: Iterable[Retained], attach: Attach) -> Iterator[list[Frame]]:
-    """Yield the messages that submit these groups again, in their order."""
+def submit_again(ledger: Ledger, attach: Attach, now: float) -> Iterator[list[Frame]]:
+    """Yield the messages that submit again what has not ended, in its order.
+
+    Args:
+        ledger: has it.
+        attach: see there.
+        now: by `time.monotonic`.
+    """
     groups: list[Group] = []
     frames: list[Frame] = []
-    n_bytes = 0
-    for group, body in (kept.submission(attach) for kept in retained):
+    n_bytes = at = 0
+    for kept in ledger.groups.values():
+        group, body = kept.submission(attach, ledger.failed.between(at, kept.first), now)
+        at = kept.first + kept.count
         groups.append(group)
         frames += body
         n_bytes += sum(map(len, body))

@@ -47,7 +47,7 @@ def choose_tunnel(
     server = sshserver or ("" if here else info.ssh)
     if server:
         key = os.fspath(sshkey or "")
-        return Tunnel(info, server, key=key, args=ssh_args, scheme="unix://")
+        return Tunnel(info, server, key=key, args=ssh_args)
     urls = [url for url in info.urls if url.startswith("tcp://")]
     is_elsewhere = not here and info.hostname != socket.gethostname()
     if is_elsewhere and urls and all(url.startswith(_LOOPBACK) for url in urls):

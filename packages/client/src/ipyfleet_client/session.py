@@ -46,10 +46,7 @@ from ipyfleet_protocol.blobs import BlobStore, map_blob, unlink_blob
 from ipyfleet_protocol.codec import decode, encode, encode_part
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo, check_alive, host_id, pick_url
-from ipyfleet_protocol.errors import (
-    ClientClosed,
-    ProtocolError,
-)
+from ipyfleet_protocol.errors import ClientClosed, KernelError, ProtocolError
 from ipyfleet_protocol.ids import new_peer_id
 from ipyfleet_protocol.reliable import SESSION_MESSAGES
 from ipyfleet_protocol.tunnel import Tunnel
@@ -112,7 +109,7 @@ class Session:
         """
         check_alive(self.info)
         if self._tunnel is None:
-            url = where = pick_url(self.info, "unix://")
+            url = where = pick_url(self.info)
         else:
             self._tunnel.start(timeout_s)
             url, where = self._tunnel.url, f"the other end of {self._tunnel.server}"
@@ -275,16 +272,23 @@ class Session:
         return False
 
     async def until(self, predicate: Callable[[], object]) -> None:
-        """Wait, in an event loop, until the predicate is true or the session is closed."""
+        """Wait, in an event loop, until the predicate is true.
+
+        Raises:
+            ClientClosed: the session is closed, and the predicate is not true.
+        """
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
         self.submit.flush()
-        notice = self.wire.notify(predicate, lambda: loop.call_soon_threadsafe(arrived.set))
+        wire = self.wire
+        notice = wire.notify(predicate, lambda: loop.call_soon_threadsafe(arrived.set))
         try:
             while not predicate() and not self.closed:
                 await arrived.wait()
         finally:
-            self.wire.forget(notice)
+            wire.forget(notice)
+        if not predicate():
+            self.wire  # noqa: B018 - raises ClientClosed
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call what a user gave us to call: in the I/O thread, or here when that has ended."""
@@ -435,9 +439,9 @@ class Session:
         if self._wire is not None:
             self._wire.refuse(f"{reason}; make a new Client when it runs again")
 
-    def fail_outstanding(self, reason: str) -> None:
-        """End every outstanding task with an error of our own."""
-        info = m.ErrorInfo("KernelError", reason, [], own=True)
+    def fail_outstanding(self, reason: str, kind: type[KernelError] = KernelError) -> None:
+        """End every outstanding task and request with an error of our own."""
+        info = m.ErrorInfo(kind.__name__, reason, [], own=True)
         payload = encode_part(info)
         now = time.time()
         with self.link.lock:
@@ -453,7 +457,7 @@ class Session:
             self._finish(work)
         with self.link.lock:
             self.link.ledger.give_up()
-        self._requests.fail(reason)
+        self._requests.fail(kind(reason))
 
     def close(self, linger_s: float = 0.5) -> None:
         """Say goodbye and free everything. Tasks under way go on. Idempotent."""
@@ -470,7 +474,8 @@ class Session:
         wire.close(_CLOSED, [encode(m.Goodbye())], linger_s)
         outstanding = self.link.ledger.outstanding
         self.fail_outstanding(
-            "the client was closed before the result arrived; the task itself goes on"
+            "the client was closed before the result arrived; the task itself goes on",
+            ClientClosed,
         )
         if self.submit.blobs is not None and not outstanding:
             self.submit.blobs.close()

@@ -7,7 +7,9 @@ Theory of operation
 -------------------
 Items are shown by the thread that waits. What arrives within `GATHER_S` is one batch and is shown
 in the order of the engines, whichever was first; the batch is shown at once when the wait is over.
-The first batch may take longer, since engines need different times to get going.
+The first batch may take longer, since engines need different times to get going. A batch ends only
+in a moment of silence, `QUIET_S`: what arrives closer together than that is in one batch. Engines
+that never are silent for so long have theirs cut after `GATHER_MAX_S`.
 Values and errors are the last that a task says, or nearly so: while other engines are at work they
 wait a little longer than text, `VALUES_S` and `ERRORS_S`. A value is not shown before its task has
 ended, since a kernel publishes plots after it. Of tracebacks that are the same only one is shown.
@@ -43,14 +45,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ipyfleet.client")
 
-GATHER_S = 0.03
-"""How long the output of one engine waits for that of the others."""
+GATHER_S = 0.02
+"""How long the output of one engine waits for that of the others, before silence is waited for."""
+
+GATHER_MAX_S = 0.1
+"""How long silence is waited for."""
+
+QUIET_S = 0.01
+"""How long nothing must have arrived before what has is shown."""
 
 GATHER_FIRST_S = 0.1
 """The same for the first output of all: unless all engines have said something."""
-
-END_S = 0.003
-"""How long the first output, when all engines have said something, waits for the end of it all."""
 
 WHOLE_CHARS = 32_000
 """Text of tasks that have ended is printed as it is up to here; it needs no area to update."""
@@ -155,9 +160,12 @@ class OutputStreamer:
             lambda: predicate() or (first and len(set(self.news)) >= total),
             GATHER_FIRST_S if first else GATHER_S,
         )
-        if first and not predicate():
-            # The end of a short task is right behind its output.
-            self._session.wait_until(predicate, END_S)
+        end = time.monotonic() + GATHER_MAX_S
+        count = -1
+        # The end of a short task is right behind its output, too.
+        while not predicate() and count < len(self.news) and time.monotonic() < end:
+            count = len(self.news)
+            self._session.wait_until(predicate, QUIET_S)
 
     def flush(self) -> None:
         """Show what has arrived and was not shown yet."""

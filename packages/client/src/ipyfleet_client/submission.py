@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -383,7 +384,7 @@ class Submitter:
             self._outbox.clear()
             self._sent_digests.clear()
             with self._link.lock:
-                groups = list(submit_again(self._link.ledger.groups.values(), self._attach))
+                groups = list(submit_again(self._link.ledger, self._attach, time.monotonic()))
             others = [[encode(cancel)] for cancel in self._open_cancels()]
             others += [[header] for header in questions()]
             self.wire.restart(groups, others)
@@ -454,6 +455,8 @@ class Submitter:
         first = self._next_seq
         options = self._make_options(spec, jobs)
         retained = Retained(first, options, function, columns, frames)
+        if spec.timeout_s:
+            retained.since = time.monotonic()
         ledger = self._link.ledger
         with self._link.lock:
             seq = first

@@ -90,7 +90,7 @@ def _remove_directories(info: ConnectionInfo) -> None:
     for url in info.urls:
         scheme, _, socket_path = url.partition("://")
         directory = Path(socket_path).parent
-        if scheme == "ipc" and directory.name.startswith(_OURS):
+        if scheme == "unix" and directory.name.startswith(_OURS):
             shutil.rmtree(directory, ignore_errors=True)
     if info.blob_dir and Path(info.blob_dir).name.startswith(_OURS):
         remove_blob_dir(Path(info.blob_dir))

@@ -6,10 +6,8 @@ the package writes files. What must not: the loop.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import shutil
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +29,8 @@ from ipyfleet_protocol.paths import (
     blob_dir,
     connection_file,
     make_private_dir,
+    remove_empty_runtime_dirs,
+    remove_runtime_dir,
     runtime_dir,
 )
 
@@ -137,6 +137,7 @@ class ControllerSite:
             self._evict_stale()
         try:
             make_private_dir(self._runtime_dir)
+            remove_empty_runtime_dirs(self._runtime_dir)
             path = self._runtime_dir / SOCKET
             path.unlink(missing_ok=True)  # of one that died, and whose place this one takes
             readiness = Readiness()
@@ -296,6 +297,5 @@ def _is_ours(info: ConnectionInfo) -> bool:
 
 
 def _remove_traces(runtime: Path, blobs: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(runtime)
+    remove_runtime_dir(runtime)
     remove_blob_dir(blobs)

@@ -96,7 +96,7 @@ def make_endpoint(
     Raises:
         ConnectionFileUnreachable: if the controller does not listen for peers of this host.
     """
-    url = pick_url(info, "unix://")
+    url = pick_url(info)
     keys = None
     if info.server_public and (url.startswith("tcp://") or info.tunnel):
         keys = (info.server_public, info.public, info.secret)

@@ -4,6 +4,9 @@ A cell is redirected before IPython parses it: an input transformer replaces its
 the cell magic with the source as argument. The transformer has side effects as far as IPython is
 concerned, so it is
 left out when a terminal asks whether a statement is complete: it judges what was typed.
+
+A cell that is nothing but ``exit`` is about the session in which it is typed. A terminal ends; in a
+notebook, where it may have been meant to end ``%autopx``, it would take the kernel along.
 """
 
 from __future__ import annotations
@@ -16,8 +19,15 @@ from IPython.core.interactiveshell import InteractiveShell
 
 _OWN_MAGIC = re.compile(r"\s*%{1,2}(?:px|pxresult|pxconfig|autopx|result)\w*(?=\s|$)")
 
+_EXIT = re.compile(r"\s*(exit|quit)\s*(\(\s*\))?\s*")
+
 _CALL = "get_ipython().run_cell_magic('px"
 """What a redirected cell begins with."""
+
+_NO_EXIT = (
+    "{0} does nothing on engines, and was not run here either, where it would end this kernel: "
+    "%autopx{1} ends the redirection of cells, rc.shutdown() the engines"
+)
 
 
 class CellRedirection:
@@ -61,6 +71,11 @@ class CellRedirection:
     def _redirect(self, lines: list[str]) -> list[str]:
         first = next((line for line in lines if line.strip()), "")
         if not first or _OWN_MAGIC.match(first) or first.startswith(_CALL):
+            return lines
+        leave = _EXIT.fullmatch("".join(lines))
+        if leave and getattr(self._shell, "kernel", None) is not None:
+            return [f"print({_NO_EXIT.format(leave[1], self._suffix)!r})\n"]
+        if leave:
             return lines
         end = next((k for k, line in enumerate(lines) if self._toggle.match(line)), len(lines))
         code = "".join(lines[:end])

@@ -1,8 +1,10 @@
-"""What two peers of an ipyfleet cluster must agree on: the wire protocol, without any sockets.
+"""What two peers of an ipyfleet cluster must agree on: the wire protocol.
 
 Typed messages and their frames, serialization of functions and data, shared-memory blobs,
-connection files, errors. Importing the package imports nothing but the errors and the messages;
-each submodule says in its docstring what it holds.
+connection files, errors; and, in `local`, the Unix sockets over which processes of one host
+exchange messages. zmq, which carries them to other hosts, is not imported here. Importing the
+package imports nothing but the errors and the messages; each submodule says in its docstring what
+it holds.
 """
 
 from __future__ import annotations

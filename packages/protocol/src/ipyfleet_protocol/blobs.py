@@ -2,7 +2,7 @@
 
 What lives here: `BlobStore`, with which a peer writes buffers and later frees them, and the
 functions that map, remove and sweep. What must not: messages' transport, knowledge of tasks,
-pickling.
+pickling; how bytes are copied (`copying.py`) and files become memory (`mapping.py`).
 
 Theory of operation
 -------------------
@@ -10,6 +10,9 @@ A buffer of `BLOB_MIN_BYTES` or more whose receiver is on the same host is writt
 of the cluster's blob directory on ``/dev/shm``, and travels as a `messages.BlobHandle`. Any number
 of receivers map the file privately: no copy on arrival, writable, and what one writes no other
 sees. When the file's name is removed the pages stay for as long as somebody maps them.
+
+A large one is some files, each written by a thread of its own, which receivers map one behind the
+other. A handle names the first; the others have its name with a number.
 
 * **Never a SIGBUS.** A writer that maps and then touches pages dies when shared memory is full.
   This one uses ``write``, for which a full file system is an error like any other. A file is
@@ -28,21 +31,20 @@ sees. When the file's name is removed the pages stay for as long as somebody map
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import re
 import stat
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
+from .copying import THREADS_MAX, cut, run_together, threads_for, write_file
 from .errors import ProtocolError
 from .ids import PEER_ID_BYTES
+from .mapping import PAGE, File, map_files
 from .messages import BlobHandle
 
 if TYPE_CHECKING:
@@ -54,15 +56,15 @@ BLOB_MIN_BYTES = 256 * 1024
 FREE_SHARE = 0.8
 """The share of what is free that a single blob may take."""
 
+FILES_MAX = THREADS_MAX
+"""Files of one blob."""
+
 _NAME = re.compile(rf"[0-9a-f]{{{2 * PEER_ID_BYTES}}}-[0-9]{{1,18}}")
-_WRITE_MAX_BYTES = 1 << 30
-"""Linux writes at most 2 GiB at once."""
+_FILE_NAME = re.compile(rf"{_NAME.pattern}(\.[0-9])?")
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 _SUPPORTED = os.open in os.supports_dir_fd and os.unlink in os.supports_dir_fd
-
-_mappings: WeakSet[mmap.mmap] = WeakSet()
 
 
 class BlobStore:
@@ -79,7 +81,7 @@ class BlobStore:
         self.owner = owner
         self.budget_bytes = budget_bytes
         self._lock = threading.Lock()
-        self._sizes: dict[str, int] = {}
+        self._held: dict[str, BlobHandle] = {}
         self._reserved_bytes = 0
         self._next = 0
         self._pid = os.getpid()
@@ -104,32 +106,32 @@ class BlobStore:
             BufferError: if the buffer is not contiguous.
         """
         with PickleBuffer(buffer).raw() as view:
-            name = self._reserve(view.nbytes)
-            if name is None:
+            handle = self._reserve(view.nbytes)
+            if handle is None:
                 return None
             try:
-                written = self._write(name, view)
+                written = self._write(handle, view)
             except BaseException:
                 # Only an interrupt gets here (Ctrl-C during a large write).
-                self._forget(name)
-                self._unlink(name)
+                self._forget(handle)
+                self._unlink(handle)
                 raise
             if not written:
-                self._forget(name)
+                self._forget(handle)
                 return None
             with self._lock:
                 closed = self._closed
             if closed:
-                # `close` ran while this thread was writing and could not know of the file.
-                self._unlink(name)
+                # `close` ran while this thread was writing and could not know of the files.
+                self._unlink(handle)
                 _remove_if_empty(self.directory)
                 return None
-            return BlobHandle(name, view.nbytes)
+            return handle
 
     def release(self, handle: BlobHandle) -> None:
         """Free a blob that `put` returned. What others have mapped stays theirs. Idempotent."""
-        if os.getpid() == self._pid and self._forget(handle.name):
-            self._unlink(handle.name)
+        if os.getpid() == self._pid and self._forget(handle):
+            self._unlink(handle)
 
     def close(self) -> None:
         """Free all blobs; `put` returns None from now on. Removes the directory if nobody else
@@ -139,11 +141,11 @@ class BlobStore:
             return
         with self._lock:
             self._closed = True
-            names = list(self._sizes)
-            self._sizes.clear()
+            handles = list(self._held.values())
+            self._held.clear()
             self._reserved_bytes = 0
-        for name in names:
-            self._unlink(name)
+        for handle in handles:
+            self._unlink(handle)
         _remove_if_empty(self.directory)
 
     def __enter__(self) -> BlobStore:
@@ -152,10 +154,8 @@ class BlobStore:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _reserve(self, size: int) -> str | None:
-        """Take the bytes from the budget and return the name of the blob; None if that cannot
-        be.
-        """
+    def _reserve(self, size: int) -> BlobHandle | None:
+        """Take the bytes from the budget and return what names the blob; None if that cannot be."""
         # In a forked child the lock may be held for ever by a thread that did not come along.
         if os.getpid() != self._pid or not _SUPPORTED or not size:
             return None
@@ -171,36 +171,40 @@ class BlobStore:
         with self._lock:
             if self._closed or self._reserved_bytes + size > budget:
                 return None
-            name = f"{self.owner.hex()}-{self._next}"
+            handle = BlobHandle(f"{self.owner.hex()}-{self._next}", size, threads_for(size))
             self._next += 1
-            self._sizes[name] = size
+            self._held[handle.name] = handle
             self._reserved_bytes += size
-            return name
+            return handle
 
-    def _forget(self, name: str) -> bool:
+    def _forget(self, handle: BlobHandle) -> bool:
         with self._lock:
-            size = self._sizes.pop(name, None)
-            if size is None:
+            held = self._held.pop(handle.name, None)
+            if held is None:
                 return False
-            self._reserved_bytes -= size
+            self._reserved_bytes -= held.size
             return True
 
-    def _write(self, name: str, view: memoryview) -> bool:
-        """Write the file; False, and no file, if the system does not let us."""
+    def _write(self, handle: BlobHandle, view: memoryview) -> bool:
+        """Write the files; False, and no file, if the system does not let us."""
+        fds: list[int] = []
         try:
-            fd = self._create(name)
-        except OSError:
-            return False
-        try:
-            position = 0
-            while position < view.nbytes:
-                position += os.write(fd, view[position : position + _WRITE_MAX_BYTES])
+            for name in _file_names(handle):
+                fds.append(self._create(name))
+            pieces = cut(view.nbytes, handle.files, PAGE)
+            run_together(
+                [
+                    write_file(fd, view[start:end])
+                    for fd, (start, end) in zip(fds, pieces, strict=True)
+                ]
+            )
         except OSError:
             # ENOSPC most of all: statvfs told the truth a moment ago, and others write too.
-            self._unlink(name)
+            self._unlink(handle)
             return False
         finally:
-            os.close(fd)
+            for fd in fds:
+                os.close(fd)
         return True
 
     def _create(self, name: str) -> int:
@@ -217,8 +221,8 @@ class BlobStore:
                     continue
         raise FileNotFoundError(errno.ENOENT, "the directory vanishes as fast as it is made")
 
-    def _unlink(self, name: str) -> None:
-        _unlink_names(self.directory, [name])
+    def _unlink(self, handle: BlobHandle) -> None:
+        _unlink_names(self.directory, _file_names(handle))
 
 
 def map_blob(directory: Path, handle: BlobHandle) -> memoryview:
@@ -232,42 +236,42 @@ def map_blob(directory: Path, handle: BlobHandle) -> memoryview:
     """
     if not _SUPPORTED:
         raise ProtocolError("a blob arrived on a system that cannot map one")
-    if not _NAME.fullmatch(handle.name) or handle.size < 1:
-        raise ProtocolError(f"not a blob's handle: {handle.name[:80]!r} of {handle.size} bytes")
+    names = _file_names(handle)
+    pieces = cut(handle.size, len(names), PAGE)
+    if any(start == end for start, end in pieces):
+        raise ProtocolError(f"blob {handle.name} has {handle.size} bytes in {len(names)} files")
     # O_NONBLOCK: opening a FIFO that somebody put there must not block.
     flags = os.O_RDONLY | os.O_NONBLOCK | _NO_FOLLOW
+    files: list[File] = []
     try:
         with _open_directory(directory) as directory_fd:
-            fd = os.open(handle.name, flags, dir_fd=directory_fd)
+            for name, (start, end) in zip(names, pieces, strict=True):
+                files.append(File(os.open(name, flags, dir_fd=directory_fd), end - start))
+        for file in files:
+            _check_file(file, handle)
+        return map_files(files)
     except OSError as error:
         raise ProtocolError(f"blob {handle.name} cannot be had: {error.strerror}") from None
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            raise ProtocolError(f"blob {handle.name} is not a file of ours")
-        if found.st_size != handle.size:
-            raise ProtocolError(
-                f"blob {handle.name} has {found.st_size} bytes, its handle says {handle.size}"
-            )
-        return _map(fd, handle)
+    except EOFError:
+        raise ProtocolError(f"blob {handle.name} shrank") from None
     finally:
-        os.close(fd)
+        for file in files:
+            os.close(file.fd)
 
 
 def unlink_blob(directory: Path, handle: BlobHandle) -> None:
-    """Remove a blob's name, whoever owns it. Idempotent; who has mapped it keeps the pages.
+    """Remove a blob's names, whoever owns it. Idempotent; who has mapped it keeps the pages.
 
     Raises:
         ProtocolError: if the name is not a blob's.
     """
-    if not _NAME.fullmatch(handle.name):
-        raise ProtocolError(f"not a blob's handle: {handle.name[:80]!r}")
-    _unlink_names(directory, [handle.name])
+    _unlink_names(directory, _file_names(handle))
 
 
 def sweep_blobs(directory: Path, owner: PeerId) -> int:
     """Remove what a dead owner left; return how many blobs that were."""
-    return _unlink_names(directory, [n for n in _blob_names(directory) if _owner_of(n) == owner])
+    names = [name for name in _blob_names(directory) if _owner_of(name) == owner]
+    return len({name.partition(".")[0] for name in _unlink_names(directory, names)})
 
 
 def remove_blob_dir(directory: Path) -> None:
@@ -279,40 +283,25 @@ def remove_blob_dir(directory: Path) -> None:
     _remove_if_empty(directory)
 
 
-def _map(fd: int, handle: BlobHandle) -> memoryview:
-    if len(_mappings) >= _mappings_max():
-        return _read(fd, handle)
-    try:
-        mapping = mmap.mmap(fd, handle.size, access=mmap.ACCESS_COPY)
-    except ValueError:
-        raise ProtocolError(f"blob {handle.name} shrank") from None
-    except OSError:
-        # No descriptor or no room for one more mapping: reading needs neither.
-        return _read(fd, handle)
-    _mappings.add(mapping)
-    return memoryview(mapping)
+def _file_names(handle: BlobHandle) -> list[str]:
+    """Return the names of a blob's files.
+
+    Raises:
+        ProtocolError: if the handle is none of ours.
+    """
+    if not _NAME.fullmatch(handle.name) or handle.size < 1 or not 1 <= handle.files <= FILES_MAX:
+        raise ProtocolError(f"not a blob's handle: {handle.name[:80]!r} of {handle.size} bytes")
+    return [handle.name, *(f"{handle.name}.{k}" for k in range(1, handle.files))]
 
 
-def _read(fd: int, handle: BlobHandle) -> memoryview:
-    content = bytearray(handle.size)
-    view = memoryview(content)
-    position = 0
-    while position < handle.size:
-        count = os.readv(fd, [view[position : position + _WRITE_MAX_BYTES]])
-        if not count:
-            raise ProtocolError(f"blob {handle.name} shrank")
-        position += count
-    return view
-
-
-def _mappings_max() -> int:
-    """Return how many mappings may hold a descriptor: a quarter of what the process may open."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 1 << 14 if limit == resource.RLIM_INFINITY else min(1 << 14, limit // 4)
+def _check_file(file: File, handle: BlobHandle) -> None:
+    found = os.fstat(file.fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        raise ProtocolError(f"blob {handle.name} is not a file of ours")
+    if found.st_size != file.size:
+        raise ProtocolError(
+            f"blob {handle.name} has {found.st_size} bytes, its handle says {file.size}"
+        )
 
 
 @contextmanager
@@ -343,27 +332,27 @@ def _remove_if_empty(directory: Path) -> None:
 def _blob_names(directory: Path) -> list[str]:
     try:
         with _open_directory(directory) as directory_fd:
-            return [name for name in os.listdir(directory_fd) if _NAME.fullmatch(name)]
+            return [name for name in os.listdir(directory_fd) if _FILE_NAME.fullmatch(name)]
     except OSError:
         return []
 
 
-def _unlink_names(directory: Path, names: list[str]) -> int:
-    """Remove files of the directory; return how many there were."""
-    count = 0
+def _unlink_names(directory: Path, names: Iterable[str]) -> list[str]:
+    """Remove files of the directory; return those that were there."""
+    removed = []
     try:
         with _open_directory(directory) as directory_fd:
             for name in names:
                 try:
                     os.unlink(name, dir_fd=directory_fd)
-                    count += 1
+                    removed.append(name)
                 except FileNotFoundError:
                     # Its owner, or who swept, was faster.
                     continue
     except OSError:
         # No directory, or not ours: there is nothing of ours in it.
-        return count
-    return count
+        return removed
+    return removed
 
 
 def _owner_of(name: str) -> bytes:

@@ -13,6 +13,9 @@ from .columns import read_uint32
 from .errors import ProtocolError
 from .ids import PEER_ID_BYTES
 from .messages import (
+    ABORTED,
+    FAILED,
+    OK,
     Ack,
     Attach,
     Attached,
@@ -49,6 +52,8 @@ from .messages import (
 
 MAX_SEQ = 1 << 62
 """Sequence numbers, ordinals and request numbers stay below."""
+
+_ENDED_MARKS = bytes((0, 1 + OK, 1 + FAILED, 1 + ABORTED))
 
 INCARNATION_BYTES = 8
 """Length of the name of one run of a controller."""
@@ -177,7 +182,13 @@ def _check_submit(message: Submit) -> None:
             _require(options.resubmits.count == group.count == 1, "not one task again")
         if group.ended:
             _require(len(group.ended) == group.count, "ended of the wrong length")
-            _require(not group.ended.strip(b"\0\1"), "neither ended nor not")
+            _require(not group.ended.strip(_ENDED_MARKS), "neither ended nor not")
+        for piece in group.failed_before:
+            _check_range(piece.first, piece.count)
+            _require(piece.first + piece.count <= group.first, "ended before, and later")
+            _require(piece.status in (FAILED, ABORTED), "failed with status {}", piece.status)
+        if not 0 <= group.waited_ms < MAX_SEQ:
+            _complain("{} ms of waiting", group.waited_ms)
         _check_columns(group.columns, 1 if options.shared else group.count)
 
 

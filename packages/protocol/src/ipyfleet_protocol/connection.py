@@ -273,7 +273,7 @@ def check_alive(info: ConnectionInfo) -> None:
     )
 
 
-def pick_url(info: ConnectionInfo, scheme: str = "ipc://") -> str:
+def pick_url(info: ConnectionInfo) -> str:
     """Return the address to connect to: ``unix://`` on the controller's host, ``tcp://`` elsewhere.
 
     On the same host ``tcp://`` is taken too where the socket's path is not there: file systems may
@@ -284,10 +284,10 @@ def pick_url(info: ConnectionInfo, scheme: str = "ipc://") -> str:
     """
     if info.tunnel:
         return info.tunnel
-    ipc = next((url for url in info.urls if url.startswith(scheme)), "")
+    local = next((url for url in info.urls if url.startswith("unix://")), "")
     tcp = next((url for url in info.urls if url.startswith("tcp://")), "")
-    if info.host == host_id() and ipc and (not tcp or os.path.exists(ipc[len(scheme) :])):
-        return ipc
+    if info.host == host_id() and local and (not tcp or os.path.exists(local[len("unix://") :])):
+        return local
     if tcp:
         return tcp
     where = f"host {info.hostname}"
@@ -390,7 +390,7 @@ def _problem(info: ConnectionInfo) -> str:
         "instance is not 32 hexadecimal digits": _INSTANCE.fullmatch(info.instance),
         "there is no address in it": info.urls,
         "an address is neither unix:// nor tcp://": all(
-            url.startswith(("unix://", "ipc://", "tcp://")) for url in info.urls
+            url.startswith(("unix://", "tcp://")) for url in info.urls
         ),
         "the process id is not positive": info.pid > 0,
     }

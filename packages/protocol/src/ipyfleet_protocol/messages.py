@@ -53,6 +53,7 @@ from .parts import BlobHandle as BlobHandle
 from .parts import Columns as Columns
 from .parts import CommKind as CommKind
 from .parts import Dependency as Dependency
+from .parts import EndedRange as EndedRange
 from .parts import EngineInfo as EngineInfo
 from .parts import EngineLost as EngineLost
 from .parts import ErrorInfo as ErrorInfo

@@ -54,10 +54,17 @@ class Columns(Part):
 
 
 class BlobHandle(Part):
-    """A buffer in shared memory: file name in the cluster's blob directory, and size in bytes."""
+    """A buffer in shared memory.
+
+    Attributes:
+        name: of its first file in the cluster's blob directory.
+        size: bytes, of all files.
+        files: how many it is made of, one behind the other (`blobs`).
+    """
 
     name: str
     size: int
+    files: int = 1
 
 
 class Function(Part):
@@ -143,12 +150,25 @@ class Options(Part):
     resubmits: TaskRange | None = None
 
 
+class EndedRange(Part):
+    """Tasks ``first … first+count-1`` of a message's sender, which have all ended with `status`."""
+
+    first: int
+    count: int
+    status: int
+
+
 class Group(Part):
     """Tasks ``first … first+count-1`` of its sender; `function` is None for `execute`.
 
+    The last three are for a client that submits anew what an earlier run of the controller had.
+
     Attributes:
-        ended: where a client submits anew what an earlier run of the controller had: one byte per
-            task, 1 for those that have ended. Empty for "none".
+        ended: one byte per task: 0 for those that have not ended, else 1 + its status. Empty for
+            "none".
+        failed_before: which tasks before this group, and after the one before it, have ended
+            otherwise than `OK`. All others there have ended well.
+        waited_ms: how long ago the tasks were submitted first, where `Options.timeout_s` is set.
     """
 
     first: int
@@ -157,6 +177,8 @@ class Group(Part):
     function: Function | None
     columns: Columns
     ended: bytes = b""
+    failed_before: list[EndedRange] = msgspec.field(default_factory=list)
+    waited_ms: int = 0
 
 
 class TaskSlice(Part):

@@ -75,13 +75,7 @@ class Tunnel:
     """
 
     def __init__(
-        self,
-        info: ConnectionInfo,
-        server: str,
-        *,
-        key: str = "",
-        args: Sequence[str] = (),
-        scheme: str = "ipc://",
+        self, info: ConnectionInfo, server: str, *, key: str = "", args: Sequence[str] = ()
     ) -> None:
         """Make a tunnel; nothing is started.
 
@@ -90,7 +84,6 @@ class Tunnel:
             server: ``host``, ``user@host`` or ``user@host:port``; or a name in the ssh config.
             key: path of a private key; empty for those that ssh finds by itself.
             args: more arguments for ssh, such as ``["-J", "jump.host"]``.
-            scheme: of the controller's Unix socket, as for `connection.pick_url`.
 
         Raises:
             ConnectionError: there is no ssh, or `server` cannot be one.
@@ -105,15 +98,14 @@ class Tunnel:
         self.server = server
         tcp = next((url for url in info.urls if url.startswith("tcp://")), "")
         self.encrypted = bool(tcp)
-        local = next((url for url in info.urls if url.startswith(scheme)), info.urls[0])
-        target = (tcp or local).partition("://")[2]
+        target = (tcp or info.urls[0]).partition("://")[2]
         host, port = _split_port(server)
         # Short: a unix socket's path must stay below 100 bytes.
         self._directory = Path(tempfile.mkdtemp(prefix="ipyfleet-ssh-"))
         self._socket = self._directory / "s"
         self._said = self._directory / "said"
         # What is spoken here is what is spoken at the other end: zmq, or its stream of messages.
-        self.url = f"{'ipc://' if tcp else scheme}{self._socket}"
+        self.url = f"{'ipc' if tcp else 'unix'}://{self._socket}"
         self._command = [
             *("sh", "-c", _KEEPER, "ipyfleet-tunnel", str(self._directory), ssh, "-N", "-T"),
             *("-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"),

@@ -268,7 +268,7 @@ class SimulatedPeers:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.info = info
         self.instance = bytes.fromhex(info.instance)
-        self.url = url or pick_url(info, "unix://")
+        self.url = url or pick_url(info)
         self.engines: list[SimulatedEngine] = []
         self.clients: list[SimulatedClient] = []
         self._channels = RawChannels(self.url, info)

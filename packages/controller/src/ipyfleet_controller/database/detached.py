@@ -10,7 +10,7 @@ then on, also to the engines of the controller that runs now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,10 +21,14 @@ from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.ids import PeerId
 from ipyfleet_protocol.messages import Group
 
-from ..scheduler.group import State, TaskGroup
+from ..scheduler.group import STATUS_OF_STATE, State, TaskGroup
 from ..scheduler.state import SchedulerState
 from .base import GONE, TaskDatabase
 from .payloads import hold
+
+# From `State` to what is in `Group.ended`.
+_MARKS = bytes(1 + STATUS_OF_STATE[state] if state in STATUS_OF_STATE else 0 for state in State)
+_MARKS += bytes(256 - len(_MARKS))
 
 
 class DetachedGroup(msgspec.Struct):
@@ -32,7 +36,7 @@ class DetachedGroup(msgspec.Struct):
 
     Attributes:
         client: who submitted it.
-        group: as submitted; `ended` says which tasks have ended, `function.frames` is the number of
+        group: as submitted; `ended` says how tasks have ended, `function.frames` is the number of
             frames in `frames.function`, and no payload is a blob.
         frames: of function and payloads, as `codec.split` returns them.
         submitted: when, seconds since the epoch.
@@ -46,7 +50,7 @@ class DetachedGroup(msgspec.Struct):
     @property
     def n_live(self) -> int:
         """Number of tasks that have not ended."""
-        return self.group.count - sum(self.group.ended)
+        return self.group.ended.count(0) if self.group.ended else self.group.count
 
 
 class PayloadGone(Exception):
@@ -76,7 +80,7 @@ def detach_groups(
         if function is not None:
             body = state.functions.body(function.digest) or ()
             function = structs.replace(function, frames=len(body))
-        ended = bytes(byte > State.PLACED for byte in group.states)
+        ended = bytes(group.states.translate(_MARKS))
         header = Group(group.first, group.count, group.options, function, group.columns, ended)
         frames = SliceFrames(list(body), list(group.frames or ()))
         out.append(DetachedGroup(client, header, frames, now))
@@ -106,17 +110,20 @@ def _take_in(group: TaskGroup, blob_dir: Path | None) -> None:
     group.replace_payloads(columns, frames)
 
 
-def with_ended(detached: DetachedGroup, ended: Iterable[int]) -> DetachedGroup | None:
-    """Return a detached group with those of its tasks (sequence numbers) marked that have ended,
-    too; None if all have.
+def with_ended(detached: DetachedGroup, marks: bytes | bytearray) -> DetachedGroup | None:
+    """Return a detached group with those of its tasks marked that have ended since; None if all
+    have.
+
+    Args:
+        detached: the group.
+        marks: of all its tasks, as in `Group.ended`.
     """
     group = detached.group
-    flags = bytearray(group.ended or bytes(group.count))
-    for seq in ended:
-        flags[seq - group.first] = 1
-    if 0 not in flags:
+    before = group.ended or bytes(group.count)
+    ended = bytes(map(max, before, marks))
+    if 0 not in ended:
         return None
-    flat = bytes(flags) if any(flags) else b""
+    flat = ended if any(ended) else b""
     return structs.replace(detached, group=structs.replace(group, ended=flat))
 
 

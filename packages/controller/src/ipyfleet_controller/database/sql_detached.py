@@ -5,12 +5,13 @@ What lives here: `DetachedStore`, the part of `sql.SqlDatabase` about it. What m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from ipyfleet_protocol.codec import SliceFrames, decode_part, encode_part
 from ipyfleet_protocol.errors import ProtocolError
-from ipyfleet_protocol.messages import Group
+from ipyfleet_protocol.messages import OK, Group
 
+from ..scheduler.group import STATE_OF_STATUS
 from . import sql_text as text
 from .detached import DetachedGroup, with_ended
 from .sql_connection import Connection
@@ -68,9 +69,7 @@ class DetachedStore:
             frames = [bytes(content) for (content,) in rows]
             slices = SliceFrames(frames[:n_function], frames[n_function:])
             detached = DetachedGroup(bytes(client), group, slices, submitted)
-            live = set(_live(connection, (bytes(client), first, count)))
-            ended = (seq for seq in range(first, first + count) if seq not in live)
-            whole = with_ended(detached, ended)
+            whole = with_ended(detached, _marks(connection, (bytes(client), first, count)))
             if whole is not None:
                 found.append(whole)
         return found
@@ -86,7 +85,7 @@ class DetachedStore:
             return
         wanted, self._with_ended = self._with_ended, set()
         for name in [name for name in self.names if name[0] in wanted]:
-            if next(_live(connection, name), None) is None:
+            if 0 not in _marks(connection, name):
                 with connection.transaction():
                     self._drop(connection, name[:2])
                 self.names.discard(name)
@@ -97,16 +96,21 @@ class DetachedStore:
             connection.run(statement, key)
 
 
-def _live(connection: Connection, name: tuple[bytes, int, int]) -> Iterator[int]:
-    """Yield the sequence numbers of those tasks of a group whose records have not ended."""
+def _marks(connection: Connection, name: tuple[bytes, int, int]) -> bytearray:
+    """Return what is recorded of each task of a group, as in `Group.ended`."""
     client, first, count = name
-    for number, start, length in connection.rows(text.LIVE_PARTS, (client, first + count, first)):
-        ended: set[int] = set()
-        for begin, n_ended in connection.rows(text.ENDED_PARTS, (number,)):
-            ended.update(range(start + begin, start + begin + n_ended))
-        for seq in range(max(start, first), min(start + length, first + count)):
-            if seq not in ended:
-                yield seq
+    # A task of which no record is left cannot be told from one that has ended.
+    marks = bytearray((1 + OK,)) * count
+    parts = connection.rows(text.PARTS, (client, first + count, first))
+    for number, start, length, n_live in parts:
+        low, high = max(start, first), min(start + length, first + count)
+        if n_live:
+            marks[low - first : high - first] = bytes(high - low)
+        for begin, status in connection.rows(text.ENDED_PARTS, (number,)):
+            for seq, byte in enumerate(status, start + begin):
+                if low <= seq < high:
+                    marks[seq - first] = 1 + (byte if byte in STATE_OF_STATUS else OK)
+    return marks
 
 
 __all__ = ["DetachedStore"]

@@ -66,10 +66,9 @@ ALL_REQUESTS = f"SELECT client, first, count, submitted, header, n_function FROM
 REQUEST_NAMES = f"SELECT client, first, count FROM {REQUESTS}"
 FRAMES_OF_REQUEST = f"""SELECT content FROM {REQUEST_FRAMES} WHERE client = ? AND first = ?
     ORDER BY place"""
-# A request of which no record is left cannot be told from one that has ended.
-LIVE_PARTS = f"""SELECT number, first, count FROM {GROUPS}
-    WHERE client = ? AND first < ? AND first + count > ? AND n_live > 0"""
-ENDED_PARTS = f"SELECT start, count FROM {RESULTS} WHERE number = ?"
+PARTS = f"""SELECT number, first, count, n_live FROM {GROUPS}
+    WHERE client = ? AND first < ? AND first + count > ?"""
+ENDED_PARTS = f"SELECT start, status FROM {RESULTS} WHERE number = ?"
 
 ENTRY_COLUMNS = "number, client, first, count, label, method, placement, name, submitted"
 GROUP_COLUMNS = f"{ENTRY_COLUMNS}, touched, n_live, n_purged, n_bytes, conditions"

@@ -12,6 +12,7 @@ from ipyfleet_protocol.ids import EngineId
 from ipyfleet_protocol.messages import ErrorInfo, Group, Options
 
 from . import events as ev
+from .departing import PATIENCE_S
 from .dependencies import Dependencies, is_hopeless
 from .endings import deliver, own_error
 from .group import GroupIndex, State, TaskGroup
@@ -88,7 +89,9 @@ class Admission:
         if constraint is not ANYWHERE and is_hopeless(state, constraint):
             return [(run, no_engine_left(state, constraint, tasks))]
         if options.timeout_s:
-            state.set_deadline(run, now)
+            left_s = options.timeout_s - group.waited_ms / 1000
+            # It may be at an engine that is yet to come back, and so have found its place.
+            state.set_deadline(run, now, max(left_s, min(options.timeout_s, PATIENCE_S)))
         if options.after is not None or options.follow is not None:
             impossible = self._dependencies.block(run, constraint)
             return [(run, impossible)] if impossible is not None else []

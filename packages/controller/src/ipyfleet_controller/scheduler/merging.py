@@ -61,8 +61,8 @@ def _continues(before: tuple[Group, SliceFrames], after: tuple[Group, SliceFrame
         and left.options == right.options
         and left.options.method == "apply"
         and not left.options.shared
-        and not left.ended
-        and not right.ended
+        and not _is_again(left)
+        and not _is_again(right)
         # Each is blocked by itself: one of them may depend on another.
         and left.options.after is None
         and left.options.follow is None
@@ -75,6 +75,11 @@ def _continues(before: tuple[Group, SliceFrames], after: tuple[Group, SliceFrame
         and left.function.digest == right.function.digest
         and left.function.name == right.function.name
     )
+
+
+def _is_again(group: Group) -> bool:
+    """Whether more is known of a group than when it was submitted first."""
+    return bool(group.ended or group.failed_before or group.waited_ms)
 
 
 def _is_small(frames: SliceFrames) -> bool:

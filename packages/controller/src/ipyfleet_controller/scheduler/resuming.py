@@ -22,12 +22,19 @@ these drops them. Where two engines claim a task, the later attempt counts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ipyfleet_protocol.codec import SliceFrames
 from ipyfleet_protocol.columns import uint32_column
 from ipyfleet_protocol.ids import EngineId, PeerId
-from ipyfleet_protocol.messages import Columns, Dependency, Group, Options, PlacedRange
+from ipyfleet_protocol.messages import (
+    Columns,
+    Dependency,
+    EndedRange,
+    Group,
+    Options,
+    PlacedRange,
+)
 
 from . import events as ev
 from .admitting import Admission, constraint_of
@@ -35,12 +42,15 @@ from .cancelling import Canceller
 from .departing import PATIENCE_S
 from .dependencies import Dependencies
 from .engine_queue import EngineQueue, Slice
-from .group import STATUS_OF_STATE, GroupIndex, State, TaskGroup
+from .group import STATE_OF_STATUS, STATUS_OF_STATE, GroupIndex, State, TaskGroup
 from .instructions import Instruction, SendDrop, WakeAt
 from .prefetch import Estimate
 from .runs import Constraint, Run
 from .state import SchedulerState
 from .tracker import UNSURE
+
+# What `Group.ended` says of tasks that have.
+_ENDED_MARKS = tuple(1 + status for status in STATE_OF_STATUS)
 
 _Drops = dict[tuple[EngineId, PeerId], list[PlacedRange]]
 
@@ -229,17 +239,17 @@ class Resumer:
                 held += self._dissolve(claimed)
         out = self._admission.submit(event, now)
         for group in event.groups:
-            for start, stop, _ in _stretches(group.ended, 0, len(group.ended), (1,)):
-                self._end(client, group.first + start, group.first + stop, State.OK, now)
+            for start, stop, mark in _stretches(group.ended, 0, len(group.ended), _ENDED_MARKS):
+                self._end(client, group.first + start, group.first + stop, mark - 1, now)
         for first, end, state in self._ended.get(client, ()):
-            self._end(client, first, end, state, now)
+            self._end(client, first, end, STATUS_OF_STATE[state], now)
         drops: _Drops = {}
         self._claim_again(held, drops)
         return [*out, *self._tell(drops)]
 
     def _note_gaps(self, event: ev.SubmitEvent) -> None:
-        """Note the tasks that a client does not submit again: they have ended. Others may depend on
-        them; they are taken to have ended well.
+        """Note the tasks that a client does not submit again: they have ended, well unless it says
+        otherwise. Others may depend on them.
         """
         client, ended = event.client, self._state.ended
         at = self._state.groups.setdefault(client, GroupIndex()).next_seq
@@ -248,9 +258,7 @@ class Resumer:
                 *ended.find(client, at, group.first), (group.first, group.first, None, None)
             ]:  # fmt: skip
                 if at < first:
-                    gap = ClaimedGroup(client, at, first - at)
-                    gap.states[:] = bytes((State.OK,)) * gap.count
-                    ended.note(gap, UNSURE)
+                    ended.note(_gap(client, at, first, group.failed_before), UNSURE)
                 at = end
             at = _end(group)
 
@@ -457,12 +465,12 @@ class Resumer:
                 state.direct.discard(engine)
         return found
 
-    def _end(self, client: PeerId, first: int, end: int, target: State, now: float) -> None:
+    def _end(self, client: PeerId, first: int, end: int, status: int, now: float) -> None:
         """End waiting tasks whose client has their results already."""
         for _, run in self._take_queued(client, first, end):
             group, n_tasks = run.group, len(run)
             group.move(run.start, run.stop, State.QUEUED, State.PLACED)
-            group.finish(run.start, run.stop, bytes((STATUS_OF_STATE[target],)) * n_tasks)
+            group.finish(run.start, run.stop, bytes((status,)) * n_tasks)
             self._state.story.note(now, client, run.first_seq, n_tasks, "had ended before")
             self._state.note_ended(group, run.start, run.stop)
 
@@ -530,11 +538,23 @@ def _in_order(
             return
 
 
+def _gap(client: PeerId, first: int, end: int, failed: Sequence[EndedRange]) -> ClaimedGroup:
+    """Return tasks that have ended, all but some of them well."""
+    gap = ClaimedGroup(client, first, end - first)
+    gap.states[:] = bytes((State.OK,)) * gap.count
+    for piece in failed:
+        low, high = max(piece.first, first), min(_end(piece), end)
+        if low < high:
+            state = STATE_OF_STATUS[piece.status]
+            gap.states[low - first : high - first] = bytes((state,)) * (high - low)
+    return gap
+
+
 def _submit_event(client: PeerId, pairs: list[tuple[Group, SliceFrames]]) -> ev.SubmitEvent:
     return ev.SubmitEvent(client, [group for group, _ in pairs], [frames for _, frames in pairs])
 
 
-def _end(piece: Group | PlacedRange) -> int:
+def _end(piece: Group | PlacedRange | EndedRange) -> int:
     return piece.first + piece.count
 
 

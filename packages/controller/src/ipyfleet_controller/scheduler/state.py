@@ -140,11 +140,11 @@ class SchedulerState:
         found = index.overlapping(seq, seq + 1) if index is not None else []
         return any(group.states[seq - group.first] <= State.PLACED for group in found)
 
-    def set_deadline(self, run: Run, now: float) -> None:
-        """Let a run's time of waiting begin now."""
+    def set_deadline(self, run: Run, now: float, left_s: float | None = None) -> None:
+        """Let a run's time of waiting begin now, or end in `left_s` seconds."""
         timeout_s = run.group.options.timeout_s
         if timeout_s:
-            run.deadline = now + timeout_s
+            run.deadline = now + (timeout_s if left_s is None else left_s)
             self.timeouts.add(run)
             self.has_news = True
 

@@ -24,8 +24,8 @@ NOWHERE = EngineId(-1)
 """Where a task ended that ended without an engine."""
 
 UNSURE = EngineId(-2)
-"""Where a task ended that is taken to have ended well, since its client does not submit it again to
-a controller that was started anew. The records may know better."""
+"""Where a task ended that its client does not submit again to a controller that was started anew.
+The records may know better, also how it ended."""
 
 Key: TypeAlias = tuple[tuple[tuple[bytes, int, int], ...], bool, bool, bool]
 

@@ -21,13 +21,6 @@ class ProtocolError(IPythonError):
     """Bytes that are not what the protocol says: the other side's fault, or a stranger's."""
 
 
-class ClientClosed(IPythonError, OSError):
-    """The client was closed, or its connection is gone for good."""
-
-    def __str__(self) -> str:
-        return super().__str__() or "this client is closed; make a new one: rc = ipf.Client()"
-
-
 class ConnectionFileError(IPythonError, OSError):
     """A connection file cannot be used; the message says why and what to do."""
 
@@ -75,6 +68,12 @@ class KernelError(IPythonError):
 
     def __str__(self) -> str:
         return super().__str__() or self.default_text
+
+
+class ClientClosed(KernelError, OSError):
+    """The client was closed, or its connection is gone for good."""
+
+    default_text = "this client is closed; make a new one: rc = ipf.Client()"
 
 
 class EngineError(KernelError):
@@ -168,6 +167,7 @@ OWN_ERRORS: dict[str, Callable[[str], KernelError]] = {
     kind.__name__: kind
     for kind in (
         KernelError,
+        ClientClosed,
         EngineError,
         NoEnginesRegistered,
         TaskAborted,

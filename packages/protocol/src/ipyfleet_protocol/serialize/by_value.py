@@ -7,7 +7,7 @@ Theory of operation. cloudpickle decides what cannot be named by reference and h
 travel. Functions are reduced here, since they differ in their globals:
 
 - a function of ``__main__`` gets `current_namespace` of the receiver, the very dict; nothing
-  of the sender's globals is captured;
+  of the sender's globals is captured, but for the class that a method belongs to (`own_class`);
 - a nested function or lambda of a module gets that module's dict. Where the module is not
   installed but a local file, the globals that the function refers to travel too, and are
   used only where the receiver cannot import the module;
@@ -36,6 +36,7 @@ import cloudpickle  # type: ignore[import-untyped,unused-ignore]
 from ..namespace import current_namespace
 from .classes import ClassTable, digest_of_body, find_class, load_class
 from .frames import BufferCollector, Packed, dump_with, reduce_memoryview
+from .own_class import own_classes, with_own_classes, without_own_classes
 
 LruCacheWrapper = type(functools.lru_cache(lambda: None))
 
@@ -215,8 +216,11 @@ def _reduce_by_value(
     }
     # What is at its default anyway is left out: most functions have none of these.
     special = {name: value for name, value in special.items() if value}
-    args = (func.__code__, module_name, func.__name__, func.__closure__, captured is not None)
-    state = (special, func.__dict__, captured)
+    code, own = without_own_classes(func.__code__)
+    if module_name is None:
+        own.update(own_classes(func))
+    args = (code, module_name, func.__name__, func.__closure__, captured is not None)
+    state = (special, func.__dict__, captured, own)
     return restore_function, args, state, None, None, restore_function_state
 
 
@@ -236,15 +240,18 @@ def restore_function(
 
 
 def restore_function_state(
-    func: types.FunctionType, state: tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]
+    func: types.FunctionType,
+    state: tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None, dict[str, type]],
 ) -> None:
     """Give a rebuilt function its defaults, attributes and so on; pickles name this function."""
-    special, attributes, captured = state
+    special, attributes, captured, own = state
     for name, value in special.items():
         setattr(func, name, value)
     func.__dict__.update(attributes)
     if captured and func.__globals__ is _stand_ins.get(func.__globals__.get("__name__", "")):
         func.__globals__.update(captured)
+    if own:
+        func.__code__ = with_own_classes(func.__code__, own)
 
 
 def restore_class_state(cls: type, state: tuple[Any, Any]) -> None:

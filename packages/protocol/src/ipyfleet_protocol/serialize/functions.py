@@ -24,6 +24,7 @@ from ..requiring import Dependent, Requiring
 from .classes import ClassTable, Equipped, equipped_digest
 from .failures import UnpackError
 from .frames import unpack
+from .own_class import own_classes
 from .packing import fallback_generation, pack
 
 _DIGEST_BYTES = 16
@@ -198,6 +199,8 @@ def _ingredients(f: Any) -> tuple[Any, ...] | None:
     """All that the pickle of a function depends on, or None where that is not its code alone."""
     if type(f) is not types.FunctionType or f.__closure__ is not None or f.__dict__:
         return None
+    if "." in f.__qualname__ and own_classes(f):
+        return None
     defaults = f.__defaults__
     kwdefaults = f.__kwdefaults__
     annotations = f.__annotations__
@@ -290,7 +293,9 @@ def _is_stateless(f: Any, seen: set[int]) -> bool:
             values += [cell.cell_contents for cell in f.__closure__]
         except ValueError:  # a variable that is not bound yet
             return False
-    return all(_is_settled(value, seen) for value in values)
+    return all(_is_settled(value, seen) for value in values) and all(
+        _is_stateless(cls, seen) for cls in own_classes(f).values()
+    )
 
 
 def _is_stateless_class(cls: type, seen: set[int]) -> bool:
