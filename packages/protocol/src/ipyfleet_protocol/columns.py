@@ -156,10 +156,11 @@ class Payloads:
     Attributes:
         columns: where what is.
         packed: the frame of the small pickles.
+        ends: 0, and where the pickle of each task ends in it.
         buffers: the frames of the large buffers of all tasks.
     """
 
-    __slots__ = ("_buffer_ends", "_ends", "_packed_view", "buffers", "columns", "packed")
+    __slots__ = ("_buffer_ends", "_packed_view", "buffers", "columns", "ends", "packed")
 
     def __init__(self, columns: Columns, frames: Sequence[Frame]) -> None:
         """Take columns and frames that `codec.split` has checked.
@@ -173,7 +174,7 @@ class Payloads:
         self.packed = frames[0]
         self.buffers = frames[1:]
         self._packed_view = memoryview(self.packed)
-        self._ends = array("Q", accumulate(read_uint32(columns.sizes), initial=0))
+        self.ends = array("Q", accumulate(read_uint32(columns.sizes), initial=0))
         self._buffer_ends = (
             array("Q", accumulate(read_uint32(columns.buffer_counts), initial=0))
             if columns.buffer_counts
@@ -181,7 +182,7 @@ class Payloads:
         )
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.ends) - 1
 
     @property
     def n_bytes(self) -> int:
@@ -190,7 +191,7 @@ class Payloads:
 
     def pickle(self, index: int) -> memoryview:
         """Return the packed part of one payload, not copied."""
-        return self._packed_view[self._ends[index] : self._ends[index + 1]]
+        return self._packed_view[self.ends[index] : self.ends[index + 1]]
 
     def buffer_frames(self, index: int) -> Sequence[Frame]:
         """Return the buffer frames of one payload."""
@@ -210,7 +211,7 @@ class Payloads:
         if start == 0 and stop == len(self):
             return self.columns, [self.packed, *self.buffers]
         columns = Columns(sizes=self.columns.sizes[4 * start : 4 * stop])
-        frames: list[Frame] = [self._packed_view[self._ends[start] : self._ends[stop]]]
+        frames: list[Frame] = [self._packed_view[self.ends[start] : self.ends[stop]]]
         if self._buffer_ends is not None:
             first, end = self._buffer_ends[start], self._buffer_ends[stop]
             if end > first:
