@@ -1,6 +1,6 @@
 """What a receiver checks in a decoded message, beyond the types of its fields.
 
-What lives here: `check`, with one function for each message that has something to check. What must
+What lives here: `CHECKS`, with one function for each message that has something to check. What must
 not: decoding, frames (`codec.py`).
 """
 
@@ -60,17 +60,6 @@ INCARNATION_BYTES = 8
 
 MAX_SMALL = 1 << 31
 """Engine ids, process ids, attempts, retries, tasks that share one payload stay below."""
-
-
-def check(message: Message) -> None:
-    """Check what the type of a message alone cannot say.
-
-    Raises:
-        ProtocolError: if a field is out of range, or two contradict one another.
-    """
-    check_fields = _CHECKS.get(type(message))
-    if check_fields is not None:
-        check_fields(message)
 
 
 def _require(condition: bool, complaint: str, *values: object) -> None:
@@ -222,11 +211,14 @@ def _check_run(message: RunTasks) -> None:
 
 
 def _check_results(message: Results) -> None:
-    _check_peer(message.client)
-    _check_small(message.engine, "engine", -1)
+    if len(message.client) != PEER_ID_BYTES:
+        _check_peer(message.client)
+    if not -1 <= message.engine < MAX_SMALL:
+        _complain("engine {}", message.engine)
     for piece in message.slices:
-        count = piece.count
-        _check_range(piece.first, count)
+        first, count = piece.first, piece.count
+        if first < 0 or count < 1 or first + count > MAX_SEQ:
+            _check_range(first, count)
         if not -1 <= piece.ordinal < MAX_SEQ:
             _complain("ordinal {}", piece.ordinal)
         if not 0 <= piece.attempt < MAX_SMALL:
@@ -239,7 +231,9 @@ def _check_results(message: Results) -> None:
             _complain("started or completed of the wrong length")
         if piece.outputs and len(piece.outputs) != 4 * count:
             _complain("outputs of the wrong length")
-        _check_columns(piece.columns, count)
+        columns = piece.columns
+        if len(columns.sizes) != 4 * count or columns.buffer_counts or columns.blobs:
+            _check_columns(columns, count)
     if not 0 <= message.number < MAX_SEQ:
         _complain("number {}", message.number)
 
@@ -354,7 +348,7 @@ def _check_control_reply(message: ControlReply) -> None:
     _check_small(message.engine, "engine", -1)
 
 
-_CHECKS: dict[type[Message], Callable[[Any], None]] = {
+CHECKS: dict[type[Message], Callable[[Any], None]] = {
     Hello: _check_hello,
     Submit: _check_submit,
     RunTasks: _check_run,
@@ -380,3 +374,5 @@ _CHECKS: dict[type[Message], Callable[[Any], None]] = {
     Request: lambda message: _check_request(message.request),
     Reply: lambda message: _check_request(message.request),
 }
+"""By kind of message: checks what its type alone cannot say, and raises `ProtocolError` if a field
+is out of range, or two contradict one another. What is not here has nothing to check."""

@@ -12,12 +12,12 @@ range.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from .checks import check
+from .checks import CHECKS
 from .columns import Frame, read_uint32
 from .errors import ProtocolError
 from .messages import (
@@ -34,8 +34,13 @@ from .messages import (
 
 T = TypeVar("T")
 
+_new_tuple = tuple.__new__
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+encode: Callable[[Message], bytes] = _encoder.encode
+"""Return the header frame of a message."""
 
 encode_part = _encoder.encode
 """Return the msgpack of a struct that travels inside a payload, such as an `ErrorInfo`."""
@@ -48,11 +53,6 @@ class SliceFrames(NamedTuple):
     payload: Sequence[Frame]
 
 
-def encode(message: Message) -> bytes:
-    """Return the header frame of a message."""
-    return _encoder.encode(message)
-
-
 def decode(header: Frame) -> AnyMessage:
     """Return the message in a header frame.
 
@@ -63,7 +63,9 @@ def decode(header: Frame) -> AnyMessage:
         message = _decoder.decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not a message of this protocol: {_short(error)}") from None
-    check(message)
+    check = CHECKS.get(type(message))
+    if check is not None:
+        check(message)
     return message
 
 
@@ -105,12 +107,14 @@ def split(message: Submit | RunTasks | Results, frames: Sequence[Frame]) -> list
             end += sum(read_uint32(columns.buffer_counts))
         if end > len(frames):
             raise ProtocolError(f"a message announces {end} frames or more and has {len(frames)}")
-        announced = sum(read_uint32(columns.sizes))
+        sizes = columns.sizes
+        announced = int.from_bytes(sizes, "little") if len(sizes) == 4 else sum(read_uint32(sizes))
         if len(frames[start]) != announced:
             raise ProtocolError(
                 f"a packed frame has {len(frames[start])} bytes where {announced} are announced"
             )
-        out.append(SliceFrames(frames[position:start], frames[start:end]))
+        # Without its own __new__, a Python call for each message.
+        out.append(_new_tuple(SliceFrames, (frames[position:start], frames[start:end])))
         position = end
     if position != len(frames):
         raise ProtocolError(f"a message announces {position} frames and has {len(frames)}")
