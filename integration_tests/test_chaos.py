@@ -8,9 +8,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import ipyfleet as ipf
@@ -89,14 +90,15 @@ def test_a_network_that_is_cut_for_seconds(remote: Remote, log: RunLog, how: str
     namespace["kept"] = 17
     ids = rc.ids
     view = rc.load_balanced_view()
-    result = view.map_async(log.function_of(0.001), range(count), chunksize=1)
-    wait_until(lambda: log.total > count // 10)
-    if how == "killed":
-        remote.proxy.kill()
-        wait_until(lambda: rc.session.reconnecting)
-        assert "reconnecting" in repr(rc)
-    else:
-        remote.proxy.freeze()
+    with log.holding(count // 2, 0.001) as function:
+        result = view.map_async(function, range(count), chunksize=1)
+        wait_until(lambda: log.total > count // 10)
+        if how == "killed":
+            remote.proxy.kill()
+            wait_until(lambda: rc.session.reconnecting)
+            assert "reconnecting" in repr(rc)
+        else:
+            remote.proxy.freeze()
     during = view.apply_async(value_of, 5)
     _wait_for_cut_to_last(CUT_S)
     assert log.total < count
@@ -127,20 +129,22 @@ def test_a_process_that_stands_still(
             "engine": pids[0],
             "client": os.getpid(),
         }[who]
-        result = rc.load_balanced_view().map_async(log.function, range(count), chunksize=1)
-        wait_until(lambda: log.total > count // 10)
-        _stand_still(stopped, 2.0)
-        assert not result.ready()
+        with log.holding(count // 2) as function:
+            result = rc.load_balanced_view().map_async(function, range(count), chunksize=1)
+            wait_until(lambda: log.total > count // 10)
+            assert not result.ready()
+            _stand_still(stopped, 2.0, log.release)
         assert result.get(PATIENCE_S) == [value_of(number) for number in range(count)]
         assert rc[:].apply_sync(os.getpid) == pids
     assert log.count() == _once(count)
 
 
-def _stand_still(pid: int, seconds: float) -> None:
-    """Stop a process, which may be this one, for some time."""
+def _stand_still(pid: int, seconds: float, meanwhile: Callable[[], None]) -> None:
+    """Stop a process, which may be this one, for some time; do something when it is stopped."""
     if pid != os.getpid():
         os.kill(pid, signal.SIGSTOP)
         try:
+            meanwhile()
             _wait_for_cut_to_last(seconds)
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -148,13 +152,18 @@ def _stand_still(pid: int, seconds: float) -> None:
     waker = os.fork()
     if waker == 0:
         # A stopped process cannot wake itself.
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGCONT)
-        os._exit(0)
+        try:
+            wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+            meanwhile()
+            time.sleep(seconds)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            os._exit(0)
     os.kill(pid, signal.SIGSTOP)
     os.waitpid(waker, 0)
 
 
+@pytest.mark.timeout(360)
 def test_engines_killed_at_random(cluster_factory: ClusterFactory, log: RunLog) -> None:
     """With retries and respawn every task of a map has its right result, whatever is killed."""
     cluster = cluster_factory(n=4, engine_args=RESPAWN_ARGS)

@@ -153,7 +153,6 @@ assert not hasattr(IPython, "parallel")
     )
 
 
-@pytest.mark.timeout(120)
 def test_an_old_notebook_runs_with_one_line(tmp_path: Path) -> None:
     """`%load_ext ipyfleet.compat` before an old script, and it runs."""
     printed = run(

@@ -13,8 +13,6 @@ import ipyfleet as ipf
 
 distributed = pytest.importorskip("distributed", reason="needs distributed")
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def dask(client: ipf.Client) -> Iterator[Any]:

@@ -295,18 +295,20 @@ def test_timeouts(client: ipf.Client, gates: Any) -> None:
     view = client.load_balanced_view(targets=[0])
     gate = gates(view.apply_async)
     wait_until(lambda: gate.has_begun)
-    free = client.load_balanced_view(targets=[1], timeout=0.2)
+    # Long enough for a task to begin on an engine that is free, whatever the machine does.
+    limit_s = 1.5
+    free = client.load_balanced_view(targets=[1], timeout=limit_s)
     with free.temp_flags(after=gate.result):
         blocked = free.apply_async(engine_pid)
-    with view.temp_flags(timeout=0.2):
+    with view.temp_flags(timeout=limit_s):
         queued = view.apply_async(engine_pid)
     with view.temp_flags(timeout=TIMEOUT_S):
         patient = view.apply_async(engine_pid)
-    runs_longer = free.apply_async(lambda: __import__("time").sleep(0.5))
+    runs_longer = free.apply_async(lambda s: __import__("time").sleep(s), limit_s + 0.5)
     for result, reason in ((blocked, "has not ended"), (queued, "other things to do")):
         error = result.exception(TIMEOUT_S)
         assert type(error) is ipf.TaskTimeout
-        assert "0.2 s" in str(error)
+        assert f"{limit_s} s" in str(error)
         assert reason in str(error)
     assert runs_longer.get(TIMEOUT_S) is None
     gate.open()
@@ -415,9 +417,9 @@ def test_fairness(cluster: Any, client: ipf.Client, gates: Any) -> None:
         for gate in closed:
             gate.open()
         assert few.get(TIMEOUT_S) == list(range(10))
-        assert many.progress < 4000
-    many.abort()
-    many.wait(TIMEOUT_S)
+    assert many.wait(TIMEOUT_S)
+    # By the engines' clocks: this process may be slow to look.
+    assert sum(end < max(few.completed) for end in many.completed) < 4000
 
 
 def test_resources(cluster_factory: Any) -> None:

@@ -27,7 +27,7 @@ from jupyter_core.utils import ensure_event_loop
 # Made once for all by the first blocking call of a kernel client, and kept: not a test's leak.
 ensure_event_loop()
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 SCREENSHOT = Path(__file__).parents[1] / "build" / "screenshots" / "engine-qtconsole.png"
 
 _GRAB = """
@@ -188,6 +188,7 @@ def test_a_program_works_beside_px(notebook: Notebook, frontend: BlockingKernelC
         assert text.splitlines() == [f"[stdout:{n}] task {number}" for n in (0, 1)]
 
 
+@pytest.mark.timeout(240)
 def test_a_terminal_console(notebook: Notebook):
     """``jupyter console --existing`` in a terminal: cells, completion, errors, leaving."""
     if reason := _missing(modules=("jupyter_console", "pexpect")):
@@ -252,6 +253,7 @@ def display() -> Iterator[str]:
         server.wait(10)
 
 
+@pytest.mark.timeout(240)
 def test_a_qtconsole_on_an_engine(display: str, tmp_path: Path):
     """``%qtconsole`` opens a window, a cell typed there sets a name on the engine; both end."""
     extra = {"DISPLAY": display, "QT_QPA_PLATFORM": "xcb"}

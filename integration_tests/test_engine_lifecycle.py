@@ -25,11 +25,14 @@ from ipyfleet_testing.cluster import ClusterFactory, running_cluster
 from ipyfleet_testing.waiting import wait_until
 
 GRACE_S = 0.3
-FREE_S = 2.0
-"""A bound for a loaded machine, the grace not counted; `benchmarks/engines.py` measures it."""
+LONG_GRACE_S = 2.0
+"""Enough for a task to heed a signal on a machine that stands still now and then."""
 
-HOLD_S = 4
-LIMIT_S = 1.0
+FREE_S = 20.0
+"""Far less than the tasks take, the grace not counted; `benchmarks/engines.py` measures it."""
+
+HOLD_S = 6
+LIMIT_S = 2.0
 
 
 @pytest.fixture(params=["fork", "no-fork"])
@@ -83,6 +86,16 @@ def hold_gil(begun: str, seconds: int = 600) -> float:
     while seconds:
         seconds = sleep_in_c(seconds)  # A signal ends it early, and it tells what is left.
     return time.monotonic() - start
+
+
+def hold_gil_until(begun: str, fifo: str) -> None:
+    """Wait in C code that does not let go of the GIL until somebody writes to a pipe."""
+    fd = os.open(fifo, os.O_RDWR)
+    _begin(begun)
+    read_in_c, byte = ctypes.PyDLL(None).read, ctypes.create_string_buffer(1)
+    while read_in_c(fd, byte, 1) != 1:  # A signal ends it early.
+        pass
+    os.close(fd)
 
 
 def shrug(begun: str) -> None:
@@ -164,12 +177,12 @@ def test_cancelling_hits_the_right_task_only(pair: Any) -> None:
         cancelled.append(view.apply_async(time.sleep, 0.002))
         others.append(view.apply_async(lambda x: sum(range(20_000)) * 0 + x, number))
         if number % 3 == 2:
-            wait_until(cancelled[-2].ready, timeout_s=20)
+            wait_until(cancelled[-2].ready)
             if not cancelled[-1].ready():
                 cancelled[-1].abort()
-    assert [result.get(timeout=20) for result in others] == list(range(60))
+    assert [result.get(timeout=FREE_S) for result in others] == list(range(60))
     for result in cancelled:
-        result.wait(20)
+        result.wait(FREE_S)
         assert result.status in ("ok", "aborted")
 
 
@@ -188,7 +201,7 @@ def test_force_frees_the_engine(
         with pytest.raises(TaskAborted, match="cancelled"):
             result.get(timeout=FREE_S + GRACE_S)
         assert time.monotonic() - begin > GRACE_S
-        assert [each.get(timeout=20) for each in behind] == list(range(5))
+        assert [each.get(timeout=FREE_S) for each in behind] == list(range(5))
         wait_until(lambda: rc.ids == [1])
         assert rc[1]["started"] == 1
 
@@ -197,9 +210,9 @@ def test_force_of_what_can_be_interrupted_kills_nothing(pair: Any, tmp_path: Pat
     """A task that heeds SIGINT costs no engine its life."""
     ids = pair.ids
     result = start(pair[0], sleep, tmp_path)
-    assert result.cancel(force=True, grace=GRACE_S)
+    assert result.cancel(force=True, grace=LONG_GRACE_S)
     ended = time.monotonic()
-    wait_until(lambda: time.monotonic() - ended > 2 * GRACE_S)
+    wait_until(lambda: time.monotonic() - ended > LONG_GRACE_S + GRACE_S)
     assert pair[0].apply_sync(abs, -1) == 1 and pair.ids == ids
 
 
@@ -218,6 +231,8 @@ def test_a_busy_engine_answers(pair: Any, tmp_path: Path) -> None:
     """Stacks at once, a reset of the namespace after the task, a signal at once."""
     pair[0]["kept"] = 1
     result = start(pair[0], spin, tmp_path)
+    # The file that says that it has begun is there a little before it spins.
+    wait_until(lambda: "while True" in pair.engine_stacks(0)[0])
     stacks = pair.engine_stacks([0, 1])
     assert "in spin" in stacks[0] and "while True" in stacks[0]
     assert "MainThread" in stacks[1] and "spin" not in stacks[1]
@@ -233,10 +248,15 @@ def test_a_busy_engine_answers(pair: Any, tmp_path: Path) -> None:
 
 def test_stacks_while_c_code_holds_the_gil(pair: Any, tmp_path: Path) -> None:
     """The agent has the process write them; the task goes on."""
-    result = start(pair[0], hold_gil, tmp_path, 3)
-    assert "in hold_gil" in pair.engine_stacks(0)[0]
-    assert not result.ready()
-    assert result.get(timeout=20) > 2
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    result = start(pair[0], hold_gil_until, tmp_path, os.fspath(fifo))
+    try:
+        assert "in hold_gil_until" in pair.engine_stacks(0)[0]
+        assert not result.ready()
+    finally:
+        fifo.write_bytes(b"x")
+    assert result.get(timeout=FREE_S) is None
 
 
 def test_native_threads_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,12 +332,11 @@ def test_a_start_function_that_fails_is_logged(cluster_factory: ClusterFactory) 
 
 def test_dead_engines_are_not_replaced_unless_asked(cluster_factory: ClusterFactory) -> None:
     """Without a policy the place stays empty."""
-    cluster = cluster_factory(n=2)
+    # It is the agent that tells of the death, and no heartbeat.
+    cluster = cluster_factory(n=2, controller_args=["--heartbeat-limit=3600"])
     with cluster.connect_client_sync() as rc:
-        begin = time.monotonic()
         os.kill(rc[0].apply_sync(os.getpid), signal.SIGKILL)
         wait_until(lambda: rc.ids == [1])
-        assert time.monotonic() - begin < 1.0
         assert rc[1].apply_sync(abs, -1) == 1 and rc.ids == [1]
 
 
@@ -334,7 +353,7 @@ def test_logs_are_bounded(cluster_factory: ClusterFactory) -> None:
 
     with cluster.connect_client_sync() as rc:
         rc[0].apply_sync(write, 3000, "x" * 100)
-        older = wait_until(lambda: list(logs.glob("ipengine-*-0.log.1")), timeout_s=20)
+        older = wait_until(lambda: list(logs.glob("ipengine-*-0.log.1")))
         assert older[0].stat().st_size <= 100_000
         rc[0].apply_sync(write, 1, "afterwards")
         [current] = logs.glob("ipengine-*-0.log")
@@ -357,7 +376,7 @@ def assert_nothing_is_left() -> Callable[[list[ProcessRef]], None]:
     before = _directories()
 
     def check(processes: list[ProcessRef]) -> None:
-        wait_until(lambda: not any(process.is_alive() for process in processes), timeout_s=20)
+        wait_until(lambda: not any(process.is_alive() for process in processes))
         wait_until(
             lambda: _directories() <= before,
             message=lambda: f"{_directories() - before} to go",
@@ -497,7 +516,7 @@ def lone_engines(
             process.send_signal(signal.SIGCONT)
             process.terminate()
         for process in processes:
-            process.wait(10)
+            process.wait(FREE_S)
 
 
 def test_mpi_ranks(controller_only: ipf.Cluster) -> None:
@@ -507,7 +526,7 @@ def test_mpi_ranks(controller_only: ipf.Cluster) -> None:
         {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_SIZE": "3"} for rank in (2, 0, 1)
     ]
     with cluster.connect_client_sync() as rc, lone_engines(cluster, environs, "--mpi"):
-        wait_until(lambda: rc.ids == [0, 1, 2], timeout_s=30)
+        wait_until(lambda: rc.ids == [0, 1, 2])
         ranks = rc[:].pull(("mpi_rank", "mpi_size"), block=True)
         assert ranks == [[0, 3], [1, 3], [2, 3]]
         rc.clear(block=True)
@@ -539,7 +558,7 @@ def beating(tmp_path: Path) -> Iterator[ipf.Cluster]:
 def test_a_gil_hold_is_no_death(beating: ipf.Cluster, tmp_path: Path) -> None:
     """An engine in C code for longer than the limit is busy; its result comes."""
     with beating.connect_client_sync() as rc, lone_engines(beating, [{}], "--single"):
-        wait_until(lambda: rc.ids == [0], timeout_s=30)
+        wait_until(lambda: rc.ids == [0])
         result = start(rc[0], hold_gil, tmp_path, HOLD_S)
         assert result.get(timeout=HOLD_S + 10) >= HOLD_S - 0.5
         assert rc.ids == [0]
@@ -551,7 +570,7 @@ def test_a_stopped_engine_is_dead_and_ends_when_continued(beating: ipf.Cluster) 
         beating.connect_client_sync() as rc,
         lone_engines(beating, [{}], "--single") as [process],
     ):
-        wait_until(lambda: rc.ids == [0], timeout_s=30)
+        wait_until(lambda: rc.ids == [0])
         result = rc[0].apply_async(time.sleep, 600)
         begin = time.monotonic()
         process.send_signal(signal.SIGSTOP)
@@ -560,7 +579,7 @@ def test_a_stopped_engine_is_dead_and_ends_when_continued(beating: ipf.Cluster) 
         assert LIMIT_S / 2 < time.monotonic() - begin < 5 * LIMIT_S
         wait_until(lambda: rc.ids == [])
         process.send_signal(signal.SIGCONT)
-        assert process.wait(20) == 0
+        assert process.wait(FREE_S) == 0
 
 
 def test_a_short_stop_is_no_death(beating: ipf.Cluster) -> None:
@@ -569,7 +588,7 @@ def test_a_short_stop_is_no_death(beating: ipf.Cluster) -> None:
         beating.connect_client_sync() as rc,
         lone_engines(beating, [{}], "--single") as [process],
     ):
-        wait_until(lambda: rc.ids == [0], timeout_s=30)
+        wait_until(lambda: rc.ids == [0])
         process.send_signal(signal.SIGSTOP)
         begin = time.monotonic()
         wait_until(lambda: time.monotonic() - begin > LIMIT_S / 4)
@@ -587,10 +606,10 @@ def test_a_lone_engine_does_not_outlive_its_controller(tmp_path: Path) -> None:
             lone_engines(cluster, [{}], *flags) as [process],
             cluster.connect_client_sync() as rc,
         ):
-            wait_until(lambda: rc.ids == [0], timeout_s=30)
+            wait_until(lambda: rc.ids == [0])
             assert cluster.controller is not None
             cluster.controller.signal(signal.SIGKILL)
-            assert process.wait(20) == 1
+            assert process.wait(FREE_S) == 1
 
 
 def test_force_without_an_agent(controller_only: ipf.Cluster, tmp_path: Path) -> None:
@@ -600,9 +619,9 @@ def test_force_without_an_agent(controller_only: ipf.Cluster, tmp_path: Path) ->
         cluster.connect_client_sync() as rc,
         lone_engines(cluster, [{}], "--single") as [process],
     ):
-        wait_until(lambda: rc.ids == [0], timeout_s=30)
+        wait_until(lambda: rc.ids == [0])
         result = start(rc[0], shrug, tmp_path)
         result.abort(force=True, grace=GRACE_S)
         with pytest.raises(TaskAborted):
             result.get(timeout=FREE_S + GRACE_S)
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(FREE_S) == -signal.SIGKILL

@@ -16,8 +16,6 @@ import ipyfleet as ipf
 
 TIMEOUT_S = 30
 LONG_S = 60.0
-PROMPT_S = 2.0
-"""Far less than the tasks take; on an idle machine it is milliseconds."""
 
 
 def nap(seconds: float) -> float:
@@ -39,8 +37,10 @@ class Endless(Iterator[int]):
         return next(self._numbers)
 
 
-def interrupt_when(condition: Callable[[], object]) -> threading.Thread:
-    """Send SIGINT to this process once a condition holds, and has held for a moment."""
+def interrupt(call: Callable[[], object], condition: Callable[[], object] = lambda: True) -> None:
+    """Call something that is to raise KeyboardInterrupt, and send SIGINT to this process once a
+    condition holds and has held for a moment.
+    """
 
     def run() -> None:
         deadline = time.monotonic() + TIMEOUT_S
@@ -51,8 +51,21 @@ def interrupt_when(condition: Callable[[], object]) -> threading.Thread:
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=run)
-    thread.start()
-    return thread
+
+    def begin() -> None:
+        # Not before: the machine may let others run until the signal comes.
+        thread.start()
+        call()
+
+    with pytest.raises(KeyboardInterrupt):
+        begin()
+    thread.join()
+
+
+def _repeat(call: Callable[[], object], first: Callable[[], object] = lambda: None) -> None:
+    first()
+    while True:
+        call()
 
 
 @pytest.fixture
@@ -84,12 +97,7 @@ CALLS: dict[str, Callable[[ipf.Client], Any]] = {
 def test_a_blocking_call(rc: ipf.Client, name: str) -> None:
     """It ends at once with KeyboardInterrupt; the tasks go on, and their result can be had."""
     before = rc.session.submit.next_seq
-    sender = interrupt_when(lambda: rc.session.submit.next_seq > before)
-    with pytest.raises(KeyboardInterrupt):
-        CALLS[name](rc)
-    began = time.monotonic()
-    sender.join()
-    assert time.monotonic() - began < PROMPT_S
+    interrupt(lambda: CALLS[name](rc), lambda: rc.session.submit.next_seq > before)
     result = rc.get_result(rc.history[-1])
     assert isinstance(result, ipf.AsyncResult)
     assert not isinstance(result, ipf.AsyncHubResult)
@@ -135,12 +143,7 @@ def test_a_wait(rc: ipf.Client, name: str) -> None:
     """It ends at once with KeyboardInterrupt, and can be taken up again."""
     ar = rc[:].apply_async(nap, LONG_S)
     ar.msg_ids  # noqa: B018 - sends it
-    sender = interrupt_when(lambda: True)
-    with pytest.raises(KeyboardInterrupt):
-        WAITS[name](rc, ar)
-    began = time.monotonic()
-    sender.join()
-    assert time.monotonic() - began < PROMPT_S
+    interrupt(lambda: WAITS[name](rc, ar))
     assert not ar.ready()
     ar.abort()
     assert ar.wait(TIMEOUT_S)
@@ -151,10 +154,7 @@ def test_a_lazy_map(rc: ipf.Client) -> None:
     stream = rc.load_balanced_view().imap(lambda x: (nap(0.005), x)[1], Endless())
     taken: list[int] = []
     for _ in range(3):
-        sender = interrupt_when(lambda: True)
-        with pytest.raises(KeyboardInterrupt):
-            _repeat(lambda: taken.append(next(stream)))
-        sender.join()
+        interrupt(lambda: _repeat(lambda: taken.append(next(stream))))
     taken += itertools.islice(stream, 20)
     # What was on its way from `next` to the list when the interrupt came is Python's loss.
     assert taken == sorted(set(taken))
@@ -172,19 +172,11 @@ def test_the_packing_of_a_long_map(rc: ipf.Client) -> None:
             time.sleep(0.0005)
             yield number
 
-    sender = interrupt_when(lambda: len(began) > 200)
-    with pytest.raises(KeyboardInterrupt):
-        rc.load_balanced_view().map_sync(abs, items())
-    sender.join()
+    view = rc.load_balanced_view()
+    interrupt(lambda: view.map_sync(abs, items()), lambda: len(began) > 200)
     assert rc.wait(timeout=TIMEOUT_S)
     assert rc.outstanding == set()
     assert rc.load_balanced_view().map_sync(abs, range(-5, 0)) == [5, 4, 3, 2, 1]
-
-
-def _repeat(call: Callable[[], object], first: Callable[[], object] = lambda: None) -> None:
-    first()
-    while True:
-        call()
 
 
 def test_questions_to_the_controller(rc: ipf.Client) -> None:

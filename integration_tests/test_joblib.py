@@ -94,7 +94,6 @@ def test_an_array_of_all_calls_is_written_once(backend: str, client: ipf.Client)
     assert blobs.held_bytes == before
 
 
-@pytest.mark.timeout(120)
 def test_grid_search(backend: str) -> None:
     """`GridSearchCV(n_jobs=-1)` finds on the engines what it finds in this process."""
     pytest.importorskip("sklearn", reason="needs scikit-learn")
@@ -113,7 +112,6 @@ def test_grid_search(backend: str) -> None:
     np.testing.assert_array_equal(*scores)
 
 
-@pytest.mark.timeout(120)
 def test_a_cluster_is_started_where_none_runs(tmp_path: Path) -> None:
     """`ipf.register_joblib_backend()` brings engines of its own, and ends them with the process."""
     code = """

@@ -224,7 +224,6 @@ with multiprocessing.Pool(2, initializer=fill, initargs=(10,)) as pool:
 """
 
 
-@pytest.mark.timeout(120)
 def test_a_script_of_multiprocessing_runs(tmp_path: Path) -> None:
     """Functions see the script's globals, an initializer sets them, and a pool brings engines."""
     script = tmp_path / "script.py"

@@ -69,13 +69,12 @@ def test_a_controller_killed_in_the_middle_of_a_map(
         assert old.get(PATIENCE_S) == 1024
         asked = rc.load_balanced_view().apply_async(pow, 2, 11)
         assert asked.get(PATIENCE_S) == 2048
-        result = rc.load_balanced_view().map_async(
-            log.function_of(TASK_S), range(TASKS), chunksize=1
-        )
-        for number in range(kills):
-            wait_until(lambda mark=(number + 1) * TASKS // (kills + 2): log.total > mark)
-            kill_controller(cluster)
-        assert not result.ready()
+        with log.holding(TASKS - 1, TASK_S) as function:
+            result = rc.load_balanced_view().map_async(function, range(TASKS), chunksize=1)
+            for number in range(kills):
+                wait_until(lambda mark=(number + 1) * TASKS // (kills + 2): log.total > mark)
+                kill_controller(cluster)
+            assert not result.ready()
         assert result.get(PATIENCE_S) == [value_of(number) for number in range(TASKS)]
         assert result._work.arrived == TASKS
         assert log.count() == Counter(range(TASKS))
@@ -87,6 +86,7 @@ def test_a_controller_killed_in_the_middle_of_a_map(
         assert "reconnecting" not in repr(rc)
 
 
+@pytest.mark.timeout(240)
 def test_engines_and_controller_killed(cluster_factory: ClusterFactory, log: RunLog) -> None:
     """Engines that are killed all the while, the controller twice: every result is right."""
     cluster, count, kills = cluster_factory(n=4, engine_args=RESPAWN_ARGS), 20_000, 20
@@ -100,16 +100,17 @@ def test_engines_and_controller_killed(cluster_factory: ClusterFactory, log: Run
             return len(engines.ids) >= 3 and log.total > (killed + 1) * count // (kills + 2)
 
         with EngineKiller(find_pids, is_due, kills) as killer:
-            result = rc.load_balanced_view(retries=kills).map_async(
-                log.function, range(count), chunksize=1
-            )
-            for part in (1, 2):
-                wait_until(lambda mark=part * count // 3: log.total > mark, PATIENCE_S)
-                kill_controller(cluster)
+            with log.holding(count - 1) as function:
+                result = rc.load_balanced_view(retries=kills).map_async(
+                    function, range(count), chunksize=1
+                )
+                for part in (1, 2):
+                    wait_until(lambda mark=part * count // 3: log.total > mark, PATIENCE_S)
+                    kill_controller(cluster)
+                killer.wait(PATIENCE_S)
             values = result.get(PATIENCE_S)
         assert values == [value_of(number) for number in range(count)]
-        # The map may be over before the last of them are due.
-        assert killer.kills > kills // 2
+        assert killer.kills == kills
 
 
 def test_calls_while_the_controller_is_away(cluster: ipf.Cluster, rc: ipf.Client) -> None:
@@ -154,6 +155,7 @@ def test_a_long_task_goes_on(cluster: ipf.Cluster, rc: ipf.Client, tmp_path: Pat
     assert not result.ready()
     end.touch()
     assert result.get(PATIENCE_S) == 5
+    assert result.wait_for_output(PATIENCE_S)
     assert result.stdout == "done\n"
 
 
@@ -281,7 +283,7 @@ def test_nobody_restarts_it(cluster_factory: ClusterFactory) -> None:
         assert cluster.controller is not None
         cluster.controller.signal(signal.SIGKILL)
         with pytest.raises(KernelError, match="has died"):
-            result.get(10)
+            result.get(PATIENCE_S)
 
 
 def test_a_controller_that_is_given_up(
@@ -298,9 +300,9 @@ def test_a_controller_that_is_given_up(
         assert cluster.controller is not None
         cluster.controller.signal(signal.SIGKILL)
         with pytest.raises(KernelError, match="its cluster was stopped"):
-            result.get(15)
+            result.get(PATIENCE_S)
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
-        assert _find_traces(rc.session.info) == []
+        wait_until(lambda: not _find_traces(rc.session.info))
 
 
 def test_a_cluster_that_is_stopped_while_its_controller_is_dead(
@@ -316,7 +318,7 @@ def test_a_cluster_that_is_stopped_while_its_controller_is_dead(
         wait_until(lambda: rc.session.reconnecting)
         cluster.stop_cluster_sync()
         with pytest.raises(KernelError, match="its cluster was stopped"):
-            result.get(15)
+            result.get(PATIENCE_S)
         assert _find_traces(rc.session.info) == []
 
 
@@ -363,7 +365,7 @@ def test_a_client_that_does_not_want_to_wait(cluster_factory: ClusterFactory) ->
         assert cluster.controller is not None
         cluster.controller.signal(signal.SIGKILL)
         with pytest.raises(KernelError, match="has died"):
-            result.get(10)
+            result.get(PATIENCE_S)
 
 
 def test_ipcluster_restarts_it(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_engines_behind_an_ssh_server(
     command += [f"--ssh={ssh.name}", f"--sshkey={ssh.folder / 'id'}"]
     command += [f"--IPEngineApp.ssh_args={a}" for a in ssh.arguments["ssh_args"]]
     with cluster.connect_client_sync() as rc, subprocess.Popen(command) as agent:
-        rc.wait_for_engines(2, timeout=15)
+        rc.wait_for_engines(2, timeout=TIMEOUT_S)
         assert rc[:].map_sync(abs, range(-4, 0)) == [4, 3, 2, 1]
         used = tunnels(agent.pid)
         assert len(used) == (3 if flags else 1)
@@ -246,5 +246,5 @@ def test_a_controller_that_is_not_there(
     info.host, info.urls = "0" * 32, ["tcp://127.0.0.1:1"]
     save_connection_file(tmp_path / "copied.json", info)
     with pytest.raises(TimeoutError, match=r"did not answer .*ssh says: .*Connection refused"):
-        ipf.Client(tmp_path / "copied.json", **ssh.arguments | {"timeout": 3})
+        ipf.Client(tmp_path / "copied.json", **ssh.arguments | {"timeout": 6})
     assert tunnels() == []

@@ -299,6 +299,7 @@ class FakeController:
         self._threads[1].join(10)
         self._push(b"", [])
         self._threads[0].join(10)
+        self.end.close()
         self.blobs.close()
         set_namespace(None)
 
@@ -333,7 +334,6 @@ class FakeController:
                 answer = self._answer(identity, message, frames)
                 if answer is not None:
                     self._send(identity, [encode(answer)])
-        self.end.close()
 
     def _answer(self, identity: bytes, message: Any, frames: list[bytes]) -> m.Message | None:
         match message:

@@ -2,7 +2,6 @@ import asyncio
 import concurrent.futures
 import operator
 import threading
-import time
 from datetime import UTC, datetime
 
 import pytest
@@ -342,9 +341,7 @@ def test_wait_interactive_times_out(rc, controller, capsys):
     """`wait_interactive` gives up when its time is over."""
     controller.paused.set()
     ar = rc[0].apply_async(abs, 1)
-    started = time.monotonic()
     ar.wait_interactive(interval=0.01, timeout=0.05)
-    assert time.monotonic() - started < 2
     assert not ar.ready()
     assert "0/1" in capsys.readouterr().err
 

@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -80,11 +79,17 @@ def test_no_engines_is_said_at_once_with_a_hint(empty_controller):
 
 def test_engine_lost_while_waiting_for_engines_is_an_engine_error(rc, controller):
     """`wait_for_engines` tells of an engine that dies meanwhile instead of waiting on."""
-    timer = threading.Timer(0.05, controller.lose_engine, (1, "out of memory"))
-    timer.start()
+    waiters = rc.session.wire._waiters
+
+    def lose() -> None:
+        wait_until(lambda: waiters)
+        controller.lose_engine(1, "out of memory")
+
+    thread = threading.Thread(target=lose)
+    thread.start()
     with pytest.raises(EngineError, match="out of memory"):
-        rc.wait_for_engines(3, timeout=5)
-    timer.join()
+        rc.wait_for_engines(3, timeout=30)
+    thread.join()
 
 
 def test_wait_for_engines_times_out(rc):
@@ -134,10 +139,8 @@ def test_stale_file_is_recognised(controller, directory):
     )
     info = controller.info
     info.pid = int(child.stdout)
-    started = time.monotonic()
     with pytest.raises(ConnectionFileStale, match="stale"):
-        Client(info)
-    assert time.monotonic() - started < 1
+        Client(info, timeout=3600)
 
 
 def test_file_of_a_controller_that_is_started_again(controller, directory):

@@ -8,6 +8,7 @@ import pytest
 
 from ipyfleet_client import Client
 from ipyfleet_client.connection import LocalConnection
+from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.io import Wire
 from ipyfleet_client.poller import PlainPoller
 from ipyfleet_protocol import messages as m
@@ -158,10 +159,16 @@ def bare():
     theirs.close()
 
 
+def send(wire, frames):
+    """Send as a user's thread does."""
+    with hold_interrupts() as interrupt:
+        return wire.send(frames, interrupt)
+
+
 def test_what_comes_while_something_leaves_is_received(bare):
     """A controller that reads nothing before it has been heard cannot block a sender for ever."""
     wire, other, got = bare
-    thread = start(lambda: wire.send([bytes(LARGE)]))
+    thread = start(lambda: send(wire, [bytes(LARGE)]))
     wait_until(lambda: wire._n_sending)
     other.sendall(frame_prefix([LARGE]) + bytes(LARGE))
     left = 12 + LARGE
@@ -174,22 +181,22 @@ def test_what_comes_while_something_leaves_is_received(bare):
 def test_a_sender_lets_go_when_the_connection_ends(bare):
     """The end of a connection, or of the client, ends the wait of who sends."""
     wire, other, _ = bare
-    thread = start(lambda: wire.send([bytes(LARGE)]))
+    thread = start(lambda: send(wire, [bytes(LARGE)]))
     wait_until(lambda: wire._n_sending)
     other.close()
     thread.join(5)
     assert not thread.is_alive()
     wait_until(lambda: not wire.is_open)
-    assert wire.send([b"kept"])
+    assert send(wire, [b"kept"])
 
 
 def test_a_sender_lets_go_when_the_client_is_closed(bare):
     """Closing does not wait for a controller that reads nothing, nor does a sender."""
     wire, _, _ = bare
-    thread = start(lambda: wire.send([bytes(LARGE)]))
+    thread = start(lambda: send(wire, [bytes(LARGE)]))
     wait_until(lambda: wire._n_sending)
     wire.close("enough", linger_s=0.05)
     thread.join(5)
     assert not thread.is_alive()
     with pytest.raises(ClientClosed, match="enough"):
-        wire.send([b"x"])
+        send(wire, [b"x"])

@@ -161,7 +161,7 @@ def test_a_slow_database_costs_results_first_then_records(start: Any) -> None:
         assert keeper.waiting_bytes <= 125_000
     for seq in range(1000, 1200):
         _put(keeper, _group(seq))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10  # the database is stuck for twice that
     status = keeper.status()
     assert 80 <= status["missed_results"] < 100
     assert 200 <= status["missed_records"] < 220

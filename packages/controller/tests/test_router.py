@@ -81,16 +81,18 @@ def test_large_frames_pass_unchanged(dealers: Any, wire: Any) -> None:
 
 
 def test_an_engine_that_vanishes_is_noticed_and_its_task_fails(dealers: Any, wire: Any) -> None:
-    """When an engine's connections break, clients are told within 0.2 s, and its task ends then."""
+    """When an engine's connections break, clients are told without any heartbeat's help, and its
+    task ends then.
+    """
     client, _ = dealers.client()
     engine = dealers.engine()
     wire.receive(client, m.EnginesChanged)
     _submit(wire, client, 0, 1)
     wire.receive(engine.task, m.RunTasks)
     engine.close()
-    changed, _ = wire.receive(client, m.EnginesChanged, timeout_s=0.5)
+    changed, _ = wire.receive(client, m.EnginesChanged)
     assert changed.lost[0].engine_id == 0
-    results, frames = wire.receive(client, m.Results, timeout_s=0.5)
+    results, frames = wire.receive(client, m.Results)
     assert results.engine == -1
     error = decode_part(frames[0], m.ErrorInfo)
     assert (error.ename, error.own, error.engine_id) == ("EngineError", True, 0)

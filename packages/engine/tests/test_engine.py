@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import signal
-import time
 from typing import Any
 
 import msgspec
@@ -41,7 +40,10 @@ def test_tasks_run_in_order_and_results_share_messages(shared: Any) -> None:
     assert [e.value for e in ended] == [i * i for i in range(1000)]
     assert [e.ordinal for e in ended] == sorted(e.ordinal for e in ended)
     assert all(a.completed <= b.started for a, b in itertools.pairwise(ended))
-    assert sum(isinstance(r.message, m.Results) for r in shared.inbox) < 100
+    # One in a millisecond at most, of which a slow machine takes more.
+    took_ms = 1000 * (ended[-1].completed - ended[0].started)
+    n_messages = sum(isinstance(r.message, m.Results) for r in shared.inbox)
+    assert n_messages < max(100, 2 * took_ms)
 
 
 def test_map_applies_to_each_item(shared: Any) -> None:
@@ -329,15 +331,17 @@ def test_a_failing_execute_publishes_its_error(shared: Any) -> None:
     assert last.kind == "error" and content(last)["traceback"] == ended.error.traceback
 
 
-def test_a_failing_execute_aborts_the_executes_behind_it(shared: Any) -> None:
+def test_a_failing_execute_aborts_the_executes_behind_it(shared: Any, held: Any) -> None:
     """Queued executes of the same client are aborted, applies run; a silent failure aborts none."""
     engine = shared.engine
-    wait = shared.run(engine, "apply", [((0.1,), {})], time.sleep)
     failing = shared.run(engine, "execute", ["undefined_name"])
     behind = shared.run(engine, "execute", ["1", "2"])
     applied = shared.run(engine, "apply", [((-3,), {})], abs)
     other = shared.run(engine, "execute", ["3"], client=b"other" + b"\0" * 11)
-    ended = shared.results(wait + failing + behind + applied + other)
+    # What is answered came after all of these.
+    shared.ping(engine)
+    held.release()
+    ended = shared.results(held.seqs + failing + behind + applied + other)
     assert [e.status for e in ended] == [m.OK, m.FAILED, m.ABORTED, m.ABORTED, m.OK, m.OK]
     assert ended[2].error.own and ended[2].error.ename == "TaskAborted"
     silent = shared.run(engine, "execute", ["undefined_name"], silent=True)

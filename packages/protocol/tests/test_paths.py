@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,33 @@ class TestMakePrivateDir:
             path.chmod(0o777)
         with pytest.raises(PermissionError, match=str(path)):
             paths.make_private_dir(path)
+
+
+def test_a_runtime_dir_is_removed_by_several(tmp_path: Path) -> None:
+    """Whoever finds a file gone goes on, until the directory is gone."""
+    for round_ in range(20):
+        path = tmp_path / f"ipyfleet-{round_}"
+        path.mkdir()
+        for number in range(50):
+            (path / str(number)).touch()
+        with ThreadPoolExecutor(4) as pool:
+            removals = [pool.submit(paths.remove_runtime_dir, path) for _ in range(4)]
+        for removal in removals:
+            removal.result()
+        assert not path.exists()
+
+
+def test_empty_runtime_dirs_are_swept(tmp_path: Path) -> None:
+    """What is empty and not new goes; sockets, new directories and links stay."""
+    names = ["ours", "empty", "new", "used"]
+    ours, empty, new, used = (tmp_path / f"ipyfleet-0-{name}" for name in names)
+    for path in (ours, empty, new, used):
+        path.mkdir()
+    (used / "router").touch()
+    (tmp_path / "ipyfleet-0-link").symlink_to(tmp_path)
+    (tmp_path / "else").mkdir()
+    for path in (ours, empty, used, tmp_path / "else"):
+        os.utime(path, (0, 0))
+    paths.remove_empty_runtime_dirs(ours)
+    left = {path.name.removeprefix("ipyfleet-0-") for path in tmp_path.iterdir()}
+    assert left == {"ours", "new", "used", "link", "else"}

@@ -124,7 +124,8 @@ def test_a_leak_fails_the_test_that_leaked(run: RunModule, pytester: pytest.Pyte
 
 def test_what_is_closed_in_time_is_no_leak(run: RunModule) -> None:
     """A process, thread and socket that end with the test, or within moments after, pass."""
-    result = run("""
+    result = run(
+        """
 def test_closes():
     process = child()
     process.kill()
@@ -132,7 +133,9 @@ def test_closes():
     for end in socket.socketpair():
         end.close()
     threading.Timer(0.2, int).start()
-""")
+""",
+        "--leak-grace=30",
+    )
     result.assert_outcomes(passed=1)
 
 

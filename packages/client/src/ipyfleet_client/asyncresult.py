@@ -82,7 +82,7 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, ResultTasks, Future[A
         self._work = work
         self._single = single
         work.owner = self
-        if work.done:
+        if work.arrived == work.total and work.closed:
             self._state = _FUTURE_FINISHED
             work.owner = None
 
@@ -229,7 +229,8 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, ResultTasks, Future[A
                 f"return_when must be None, {ALL_COMPLETED!r} or {FIRST_EXCEPTION!r}, not "
                 f"{return_when!r}"
             )
-        if self._state == FUTURE_PENDING and not self._wait_until(self.ready, timeout):
+        wait_until = self._wait_until if self._streamer is not None else self._session.wait_until
+        if self._state == FUTURE_PENDING and not wait_until(self.ready, timeout):
             raise TimeoutError(
                 f"the result was not there within {timeout} s: {self._work.arrived} of "
                 f"{self._work.total} tasks have ended; get() or wait() again to go on waiting"
@@ -305,16 +306,13 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, ResultTasks, Future[A
                 self.wait_for_output(2.0)
                 values = [self._value(index) for index in range(work.total)]
             else:
-                values = self._values_once()
+                try:
+                    values = work.values()
+                except PayloadDropped:
+                    values = [self._value(index) for index in range(work.total)]
             self._values = values
             work.drop_payload()
         return values
-
-    def _values_once(self) -> list[Any]:
-        try:
-            return self._work.values()
-        except PayloadDropped:
-            return [self._value(index) for index in range(self._work.total)]
 
     def _value(self, index: int) -> Any:
         """Return one task's value or error; the task has ended."""

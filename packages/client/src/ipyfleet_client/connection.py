@@ -26,9 +26,8 @@ class Connection(Protocol):
     Attributes:
         is_over: it has ended, or could not be made. What has arrived can be received still.
         unsent_bytes: not 0 while the system has not taken all that was sent.
-        fds: descriptors; after `receive` has found nothing they tell that there may be something
-            again, or something to `flush`, or that the connection is over: as long as one of them
-            can be read.
+        fds: descriptors; after a `receive_all` they tell that there is more, or something to
+            `flush`, or that the connection is over: as long as one of them can be read.
         write_fd: the one of them that can be written when `flush` has something to do; -1 where it
             can be read then.
     """
@@ -54,8 +53,8 @@ class Connection(Protocol):
     def flush(self) -> bool:
         """Go on with what waits; return whether nothing does any more."""
 
-    def receive(self) -> list[Frame] | None:
-        """Return the next message; None if no whole one is there."""
+    def receive_all(self) -> list[list[Frame]]:
+        """Return messages that are there, in order; none if no whole one is there."""
 
     def close(self, linger_s: float = 0.0) -> None:
         """Close, once what waits has left, or after some time. Idempotent."""

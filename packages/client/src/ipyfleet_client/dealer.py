@@ -33,6 +33,9 @@ HEARTBEAT_MS = 5000
 
 LINGER_MS = 500
 
+RECEIVE_MAX = 256
+"""Messages that are received before the first of them is looked at, at most."""
+
 NEVER_MS = 3_600_000
 """Longer than a broken connection is left alone. With "never" zmq would also throw away what has
 arrived and was not read, such as a `Closing`."""
@@ -123,8 +126,17 @@ class DealerConnection:
 
     # -- in -----------------------------------------------------------------------------------
 
-    def receive(self) -> list[Frame] | None:
-        """Return the next message; None if no whole one is there."""
+    def receive_all(self) -> list[list[Frame]]:
+        """Return messages that are there, in order; none if no whole one is there."""
+        received: list[list[Frame]] = []
+        while (frames := self._receive()) is not None:
+            received.append(frames)
+            if len(received) == RECEIVE_MAX:
+                self._remind()
+                break
+        return received
+
+    def _receive(self) -> list[Frame] | None:
         # To be told by an exception that there is nothing takes eight Python calls.
         if self._is_readable():
             with contextlib.suppress(zmq.Again):  # it has just broken, and took it along

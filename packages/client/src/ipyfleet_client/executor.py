@@ -30,6 +30,8 @@ from concurrent.futures import CancelledError, Executor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.executor_future import ExecutorFuture, original_error
 from ipyfleet_client.interrupts import hold_interrupts
@@ -277,7 +279,7 @@ class ViewExecutor(Executor):
             call.work.total, call.work.method, call.work.name, targets=call.targets
         )
         work.owner = future
-        future._call = call._replace(work=work)
+        future._call = msgspec.structs.replace(call, work=work)
         future._work = work
         self._note_end(future)
 

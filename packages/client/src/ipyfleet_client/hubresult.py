@@ -31,15 +31,14 @@ _RECORDED = ("label", "engine_uuid", "execute_input", "after", "follow")
 """Fields of a record that metadata have, too."""
 
 
-class HubWork(Work):
-    """Tasks known by their records; each may have its own method."""
+class HubWork(Work, eq=False, weakref=True):
+    """Tasks known by their records.
 
-    __slots__ = ("methods",)
+    Attributes:
+        methods: the method of each task.
+    """
 
-    def __init__(self, msg_ids: Sequence[str], submitted: float) -> None:
-        super().__init__(len(msg_ids), method="apply", name="hub", submitted=submitted)
-        self.foreign_ids = list(msg_ids)
-        self.methods = ["apply"] * len(msg_ids)
+    methods: list[str] = msgspec.field(default_factory=list)
 
     def value(self, index: int) -> Any:
         """Return the value of a task that has ended, or its error as an exception object."""
@@ -74,7 +73,14 @@ class AsyncHubResult(AsyncResult):
         """
         import time
 
-        work = HubWork(msg_ids, time.time())
+        work = HubWork(
+            len(msg_ids),
+            method="apply",
+            name="hub",
+            submitted=time.time(),
+            foreign_ids=list(msg_ids),
+            methods=["apply"] * len(msg_ids),
+        )
         super().__init__(client, work, single=single)
         self.unknown: list[str] = []
         self._records: list[dict[str, Any]] = [{} for _ in msg_ids]

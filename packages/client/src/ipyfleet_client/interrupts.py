@@ -22,27 +22,27 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
+
+import msgspec
 
 _SIGINT = int(signal.SIGINT)
 
 
-class hold_interrupts:
+class hold_interrupts(msgspec.Struct, eq=False):
     """Hold back SIGINT's handler while the block runs; only the main thread needs it.
 
     Attributes:
+        wake: called when SIGINT comes.
         noted: SIGINT came; the block should end soon.
     """
 
-    __slots__ = ("_active", "_previous", "_wake", "noted")
+    wake: Callable[[], object] | None = None
+    noted: bool = False
+    _active: bool = False
+    _previous: Any = None
 
-    _holder: hold_interrupts | None = None
-
-    def __init__(self, wake: Callable[[], object] | None = None) -> None:
-        self.noted = False
-        self._wake = wake
-        self._active = False
-        self._previous: Any = None
+    _holder: ClassVar[hold_interrupts | None] = None
 
     def __enter__(self) -> hold_interrupts:
         if threading.get_ident() != _main_thread:
@@ -61,8 +61,8 @@ class hold_interrupts:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.noted = True
-        if self._wake is not None:
-            self._wake()
+        if self.wake is not None:
+            self.wake()
 
     def __exit__(
         self,

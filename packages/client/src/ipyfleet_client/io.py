@@ -38,7 +38,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
 
 from ipyfleet_client.connection import Connection
 from ipyfleet_client.continuity import Continuity, Phase
@@ -69,18 +71,21 @@ _NOT_THERE_YET = (ConnectionError, FileNotFoundError, BlockingIOError, TimeoutEr
 Connect: TypeAlias = Callable[[], Connection]
 
 
-class _Waiter:
-    """A thread that waits for something."""
+class _Waiter(msgspec.Struct, eq=False):
+    """A thread that waits for something.
 
-    __slots__ = ("lock", "predicate")
+    Attributes:
+        predicate: what it waits for.
+        is_done: it has seen that to be true.
+        lock: locked, once it follows; who releases it wakes the thread.
+    """
 
-    def __init__(self, predicate: Callable[[], object]) -> None:
-        self.predicate = predicate
-        self.lock = threading.Lock()
-        self.lock.acquire()
+    predicate: Callable[[], object]
+    is_done: bool = False
+    lock: Any = None
 
     def wake(self) -> None:
-        if self.lock.locked():
+        if self.lock is not None and self.lock.locked():
             try:
                 self.lock.release()
             except RuntimeError:
@@ -227,8 +232,12 @@ class Wire:
 
     # -- sending ------------------------------------------------------------------------------
 
-    def send(self, frames: Sequence[Frame]) -> bool:
+    def send(self, frames: Sequence[Frame], interrupt: hold_interrupts) -> bool:
         """Send one message; from any thread. A user's thread waits until it has left.
+
+        Args:
+            frames: the message.
+            interrupt: interrupts are held by the caller.
 
         Returns:
             Whether it was sent: False only if Ctrl-C came while one before had not left yet.
@@ -236,14 +245,13 @@ class Wire:
         Raises:
             ClientClosed: the wire is closed.
         """
-        with hold_interrupts() as interrupt:
-            while not self._send_nowait(frames):
-                if interrupt.noted:
-                    return False
-                self._wait_room()
-            connection = self._connection
-            if connection is not None and connection.unsent_bytes:
-                self._see_off(connection, interrupt)
+        while not self._send_nowait(frames):
+            if interrupt.noted:
+                return False
+            self._wait_room()
+        connection = self._connection
+        if connection is not None and connection.unsent_bytes:
+            self._see_off(connection, interrupt)
         return True
 
     def _send_nowait(self, frames: Sequence[Frame]) -> bool:
@@ -313,47 +321,57 @@ class Wire:
 
     # -- receiving ----------------------------------------------------------------------------
 
-    def _drain(self, wait: bool = True) -> bool:
-        """Receive and dispatch all there is; False if another thread is at it."""
+    def _drain(self, wait: bool = True, *, leading: bool = False) -> bool:
+        """Receive and dispatch all there is; False if another thread is at it.
+
+        Args:
+            wait: for the other thread.
+            leading: this is the leader, which is told by the descriptor if there is more.
+        """
         if not self._receiving.acquire(blocking=wait):
             return False
         try:
-            while True:
+            while (connection := self._connection) is not None:
                 with self._using:
-                    connection = self._connection
-                    if connection is None:
+                    received = connection.receive_all()
+                    if not received and connection.is_over:
+                        self._lose_connection()
                         break
-                    frames = connection.receive()
-                    if frames is None:
-                        self._settle(connection)
-                        break
-                self._dispatch(frames)
+                for frames in received:
+                    self._dispatch(frames)
+                if (
+                    not self._alarm_set
+                    or connection.unsent_bytes
+                    or self._room_wanted
+                    or self.continuity.backlog
+                ):
+                    self._settle()
+                if (leading or not received) and not connection.is_over:
+                    break
         finally:
             self._receiving.release()
-        self._wake_ready()
+        # The leader looks after itself.
+        if not leading or self._notices or len(self._waiters) > 1:
+            self._wake_ready()
         return True
 
-    def _settle(self, connection: Connection) -> None:
-        """All has been received: see to what else a connection may want. Both locks are held."""
-        if connection.is_over:
-            self._lose_connection()
-            return
-        if not self._alarm_set:
-            self._acknowledge()
-        if connection.unsent_bytes or self.continuity.backlog or self._room_wanted:
+    def _settle(self) -> None:
+        """See to what else a connection may want; called by who receives."""
+        with self._using:
+            if not self._alarm_set:
+                self._acknowledge()
             room_wanted = not self._push() and not self._n_sending
-            if room_wanted == self._room_wanted:
-                return
-            if self.in_io_thread:
-                self._room_wanted = room_wanted
-                self._poller.want_room(room_wanted)
-            elif room_wanted:
-                self.call_soon(self._drain)
+            if room_wanted != self._room_wanted:
+                if self.in_io_thread:
+                    self._room_wanted = room_wanted
+                    self._poller.want_room(room_wanted)
+                elif room_wanted:
+                    self.call_soon(self._drain)
 
     def take(self, frames: Sequence[Frame]) -> bool:
         """Count a message; from `dispatch`. Whether it is of this session; else it is dropped."""
         continuity = self.continuity
-        if not continuity.takes:
+        if continuity.phase is not Phase.OPEN and not continuity.takes:
             return False
         if continuity.keeps and continuity.received.note(sum(map(len, frames)), time.monotonic()):
             with self._using:
@@ -389,12 +407,10 @@ class Wire:
         me = threading.get_ident()
         for waiter in list(self._waiters):
             if waiter.predicate():
-                if waiter is self._leader:
-                    if me != self._leader_thread:
-                        self._poller.wake_leader()
-                else:
+                if waiter is not self._leader:
                     waiter.wake()
-
+                elif me != self._leader_thread:
+                    self._poller.wake_leader()
         for notice in list(self._notices):
             if notice.predicate():
                 self.forget(notice)
@@ -435,21 +451,19 @@ class Wire:
         waiter = _Waiter(predicate)
         self._waiters.append(waiter)
         try:
-            while not predicate() and not self.closed_reason:
+            while not (waiter.is_done or self.closed_reason):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     with hold_interrupts():
                         self._drain(wait=False)
                     break
                 if not (self._poller.can_lead and self._lead(waiter, deadline)):
-                    # Also wakes now and then without a reason, which costs next to nothing.
-                    waiter.lock.acquire(
-                        timeout=FOLLOWER_CHECK_S if left is None else min(left, FOLLOWER_CHECK_S)
-                    )
+                    self._follow(waiter, left)
         finally:
             self._waiters.remove(waiter)
-            self._promote()
-        return bool(predicate())
+            if self._waiters:
+                self._promote()
+        return waiter.is_done or bool(predicate())
 
     def _lead(self, waiter: _Waiter, deadline: float | None) -> bool:
         """Receive in this thread until the waiter has what it wants; False if another one does."""
@@ -461,12 +475,13 @@ class Wire:
                 self._leader = waiter
                 self._poller.take()
                 # The I/O thread may have received it just before.
-                while not (waiter.predicate() or self.closed_reason or interrupt.noted):
+                while not waiter.predicate():
                     left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        break
+                    if self.closed_reason or interrupt.noted or (left is not None and left <= 0):
+                        return True
                     self._poller.lead(left)
-                    self._drain()
+                    self._drain(leading=True)
+                waiter.is_done = True
                 return True
             finally:
                 self._leader = None
@@ -477,10 +492,25 @@ class Wire:
                 if self._soon:
                     self._poller.wake()
 
+    def _follow(self, waiter: _Waiter, left_s: float | None) -> None:
+        """Sleep until somebody wakes this thread, or for a while."""
+        if waiter.lock is None:
+            waiter.lock = threading.Lock()
+            waiter.lock.acquire()
+            # The leader may have left before it could wake this thread.
+            if self._poller.can_lead and not self._leading.locked():
+                return
+        if not waiter.predicate():
+            waiter.lock.acquire(
+                timeout=FOLLOWER_CHECK_S if left_s is None else min(left_s, FOLLOWER_CHECK_S)
+            )
+        waiter.is_done = bool(waiter.predicate())
+
     def _promote(self) -> None:
         """Let another waiting thread become the leader."""
-        if self._waiters and not self._leading.locked():
-            self._waiters[0].wake()
+        for waiter in self._waiters[:1]:
+            if not self._leading.locked():
+                waiter.wake()
 
     # -- the I/O thread -----------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
+
 from ipyfleet_client.executor import ViewExecutor
 from ipyfleet_client.executor_future import ExecutorFuture
 from ipyfleet_protocol.serialize.by_value import dump_capturing
@@ -79,7 +81,8 @@ class FleetBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
             self._executor = ViewExecutor(self.view)
         call = self.view._prepare(operator.call, (), {})
         payload = dump_capturing(((func,), {}))
-        future = self._executor.submit_prepared(call._replace(payload=payload))
+        call = msgspec.structs.replace(call, payload=payload)
+        future = self._executor.submit_prepared(call)
         if callback is not None:
             future.add_done_callback(callback)
         return future

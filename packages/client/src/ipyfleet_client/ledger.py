@@ -49,7 +49,9 @@ class Ledger:
             self._starts.append(first)
             self._ranges.append((first, first + count, work, index, group))
         if group is not None:
-            group.add(work, index, count)
+            group.parts.append((work, index, count))
+            group.count += count
+            group.open += count
             self.groups[group.first] = group
         self.outstanding += count
 
@@ -64,7 +66,7 @@ class Ledger:
         position = bisect_right(self._starts, seq) - 1
         if position >= 0:
             first, end, work, index, _ = self._ranges[position]
-            if seq < end and not work.done:
+            if seq < end and (work.arrived < work.total or not work.closed):
                 return work, index + seq - first, end - seq
         return None
 
@@ -82,6 +84,25 @@ class Ledger:
             if not group.open:
                 del self.groups[group.first]
                 group.release()
+
+    def end_lone(self, seq: int) -> Work | None:
+        """Note that the only task of a work has ended; return the work.
+
+        None, and nothing has happened, if the task is one of several or somebody follows it.
+        """
+        single = self._singles.get(seq)
+        if single is None:
+            return None
+        work, _, group = single
+        if work.total > 1 or not work.closed or work.followers:
+            return None
+        del self._singles[seq]
+        self.outstanding -= 1
+        if group is not None:
+            group.open -= 1
+            if not group.open:
+                del self.groups[group.first]
+        return work
 
     def give_up(self) -> None:
         """Nothing is outstanding any more: nobody will end what was."""

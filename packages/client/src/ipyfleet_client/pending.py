@@ -20,7 +20,10 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ipyfleet_protocol.codec import decode_part
 from ipyfleet_protocol.columns import Frame, Payloads, read_float64, read_uint32
@@ -51,7 +54,7 @@ class PayloadDropped(RuntimeError):
 STATUS_NAMES = {OK: "ok", FAILED: "error", ABORTED: "aborted"}
 
 
-class Segment:
+class Segment(msgspec.Struct, eq=False):
     """One slice of results as received.
 
     Attributes:
@@ -60,17 +63,12 @@ class Segment:
         received: when it arrived, seconds since the epoch.
     """
 
-    __slots__ = ("_buffers", "_frames", "_payloads", "engine", "piece", "received")
-
-    def __init__(
-        self, piece: ResultSlice, frames: Sequence[Frame], engine: int, received: float
-    ) -> None:
-        self.piece = piece
-        self.engine = engine
-        self.received = received
-        self._frames: Sequence[Frame] | None = frames
-        self._payloads: Payloads | None = None
-        self._buffers: dict[int, list[memoryview] | Exception] | None = None
+    piece: ResultSlice
+    _frames: Sequence[Frame] | None
+    engine: int
+    received: float
+    _payloads: Payloads | None = None
+    _buffers: dict[int, list[memoryview] | Exception] | None = None
 
     def adopt_blobs(self, map_blob: Callable[[BlobHandle], memoryview]) -> None:
         """Map the blobs of the slice, now, so that their files need not stay.
@@ -107,6 +105,9 @@ class Segment:
 
     def values(self) -> list[Any]:
         """Unpickle all values; all statuses must be `OK`."""
+        frames = self._frames
+        if frames is not None and len(frames) == 1 and self.piece.count == 1:
+            return [unpack(memoryview(frames[0]), ())]
         payloads = self._load()
         if payloads.columns.buffer_counts:
             return [self.value(index) for index in range(self.piece.count)]
@@ -126,10 +127,6 @@ class Segment:
         started = read_float64(self.piece.started)[index]
         completed = read_float64(self.piece.completed)[index]
         return _known(started), _known(completed)
-
-    def drop_payload(self) -> None:
-        """Forget the values; times and statuses stay."""
-        self._frames = self._payloads = self._buffers = None
 
     def _load(self) -> Payloads:
         payloads = self._payloads
@@ -154,7 +151,7 @@ def _known(stamp: float) -> float | None:
     return None if math.isnan(stamp) else stamp
 
 
-class Work:
+class Work(msgspec.Struct, eq=False, weakref=True):
     """The tasks of one call: their seqs, where they are, how they ended.
 
     Attributes:
@@ -179,69 +176,36 @@ class Work:
         after, follow: what the tasks were submitted to wait for.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_where",
-        "after",
-        "arrivals",
-        "arrived",
-        "blobs",
-        "closed",
-        "code",
-        "failures",
-        "follow",
-        "followers",
-        "foreign_ids",
-        "label",
-        "method",
-        "name",
-        "outputs",
-        "owner",
-        "ranges",
-        "shares",
-        "sinks",
-        "status",
-        "submitted",
-        "targets",
-        "total",
-        "uncounted_outputs",
-    )
+    total: int
+    method: str
+    name: str
+    submitted: float
+    targets: Sequence[int] | None = None
+    label: str = ""
+    closed: bool = True
+    code: str | None = None
+    arrived: int = 0
+    failures: int = 0
+    status: bytearray = msgspec.field(default_factory=bytearray)
+    ranges: list[tuple[int, int, int]] = []
+    arrivals: list[tuple[int, int, Segment, int]] = []
+    blobs: list[BlobHandle] = []
+    owner: Any = None
+    outputs: dict[int, TaskOutput] | None = None
+    uncounted_outputs: int = 0
+    sinks: list[Callable[[int, TaskOutput], None]] | None = None
+    followers: dict[int, list[tuple[Work, int]]] | None = None
+    shares: bool = False
+    foreign_ids: list[str] | None = None
+    after: Dependency | None = None
+    follow: Dependency | None = None
+    _where: array[int] | None = None
 
-    def __init__(
-        self,
-        total: int,
-        *,
-        method: str,
-        name: str,
-        submitted: float,
-        targets: Sequence[int] | None = None,
-        label: str = "",
-        closed: bool = True,
-    ) -> None:
-        self.method = method
-        self.name = name
-        self.label = label
-        self.total = total
-        self.closed = closed
-        self.code: str | None = None
-        self.arrived = 0
-        self.failures = 0
+    def __post_init__(self) -> None:
+        total = self.total
         self.status = bytearray(b"\xff") * total
-        self.ranges: list[tuple[int, int, int]] = []
-        self.arrivals: list[tuple[int, int, Segment, int]] = []
-        self.targets = targets
-        self.submitted = submitted
-        self.blobs: list[BlobHandle] = []
-        self.owner: Any = None
-        self.outputs: dict[int, TaskOutput] | None = None
-        self.uncounted_outputs = 0
-        self.sinks: list[Callable[[int, TaskOutput], None]] | None = None
-        self.followers: dict[int, list[tuple[Work, int]]] | None = None
-        self.shares = False
-        self.foreign_ids: list[str] | None = None
-        self.after: Dependency | None = None
-        self.follow: Dependency | None = None
-        self._where: array[int] | None = array("I", bytes(4 * total)) if total > 1 else None
+        if total > 1:
+            self._where = array("I", bytes(4 * total))
 
     # -- the submitting thread ----------------------------------------------------------------
 
@@ -340,10 +304,11 @@ class Work:
 
     def values(self) -> list[Any]:
         """Return all values, or errors as exception objects, in the order of the tasks."""
-        arrivals = list(self.arrivals)
         if self.failures or self.method == "execute":
             return [self.value(index) for index in range(self.total)]
-        arrivals.sort(key=lambda arrival: arrival[0])
+        arrivals = list(self.arrivals)
+        if len(arrivals) > 1:
+            arrivals.sort(key=itemgetter(0))
         out: list[Any] = []
         for _, count, segment, start in arrivals:
             if count == segment.piece.count:
@@ -400,4 +365,4 @@ class Work:
             return
         for _, count, segment, _ in self.arrivals:
             if segment.piece.count == count:
-                segment.drop_payload()
+                segment._frames = segment._payloads = segment._buffers = None

@@ -81,6 +81,7 @@ def make_poller() -> Poller:
 
 
 if sys.platform == "linux":
+    _IN = select.EPOLLIN
 
     class EpollPoller:
         """Waits with epoll, whose set can be changed while a thread sleeps on it."""
@@ -164,7 +165,7 @@ if sys.platform == "linux":
             """Return what the I/O thread waits for. Of a connection's end it hears whatever that
             is.
             """
-            wanted = 0 if self._taken else select.EPOLLIN
+            wanted = 0 if self._taken else _IN
             return wanted | select.EPOLLOUT if self._wants_room and fd == self._write_fd else wanted
 
         def alarm(self, delay_s: float) -> None:
@@ -192,7 +193,7 @@ if sys.platform == "linux":
             with self._closing:
                 self._taken = True
                 for fd in self._fds:
-                    self._epoll.modify(fd, self._mask(fd))
+                    self._epoll.modify(fd, self._mask(fd) if self._wants_room else 0)
 
         def lead(self, timeout_s: float | None) -> None:
             """Leader: wait for the connection or `wake_leader`."""
@@ -210,7 +211,7 @@ if sys.platform == "linux":
             with self._closing:
                 self._taken = False
                 for fd in self._fds:
-                    self._epoll.modify(fd, self._mask(fd))
+                    self._epoll.modify(fd, self._mask(fd) if self._wants_room else _IN)
 
         def close(self) -> None:
             """Free the file descriptors."""

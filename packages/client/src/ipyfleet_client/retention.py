@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ipyfleet_client.pending import PENDING, Work
 from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.columns import Frame
@@ -33,54 +35,32 @@ Attach = Callable[[PackedFunction], tuple[Function, Sequence[Frame]]]
 """Returns a function's header and the frames that are to go with it: none where they have been."""
 
 
-class Retained:
+class Retained(msgspec.Struct, eq=False):
     """A group with tasks that have not ended.
 
     Attributes:
         first: seq of its first task.
-        open: how many have not ended.
+        options, function, columns, frames: as it was submitted; the frames without the function's.
+        since: when it was submitted, by `time.monotonic`, if it has a timeout.
+        parts: tasks ``index … index+count-1`` of a work, for each call in the group.
+        count: how many tasks it has.
+        open: how many of them have not ended.
     """
 
-    __slots__ = (
-        "_columns",
-        "_frames",
-        "_function",
-        "_options",
-        "_parts",
-        "_since",
-        "count",
-        "first",
-        "open",
-    )
-
-    def __init__(self, first: int, since: float = 0.0) -> None:
-        """Begin with no tasks; `since` is the time, by `time.monotonic`, of the submission."""
-        self.first = first
-        self._since = since
-        self.count = self.open = 0
-        self._parts: list[tuple[Work, int, int]] = []
-
-    def add(self, work: Work, index: int, count: int) -> None:
-        """Take in tasks ``index …`` of a work: the next in the group."""
-        self._parts.append((work, index, count))
-        self.count += count
-        self.open += count
-
-    def keep(
-        self,
-        options: Options,
-        function: PackedFunction | None,
-        columns: Columns,
-        frames: Sequence[Frame],
-    ) -> None:
-        """Keep what all tasks have in common and their payloads, without the function's frames."""
-        self._options, self._function = options, function
-        self._columns, self._frames = columns, frames
+    first: int
+    options: Options
+    function: PackedFunction | None
+    columns: Columns
+    frames: Sequence[Frame]
+    since: float = 0.0
+    parts: list[tuple[Work, int, int]] = []
+    count: int = 0
+    open: int = 0
 
     def release(self) -> None:
         """All tasks have ended: let go of what carried them."""
-        self._frames = ()
-        self._parts = []
+        self.frames = ()
+        self.parts = []
 
     def submission(
         self, attach: Attach, failed_before: list[EndedRange], now: float
@@ -93,23 +73,23 @@ class Retained:
             now: as `since`.
         """
         header: Function | None = None
-        frames = list(self._frames)
-        if self._function is not None:
-            header, body = attach(self._function)
+        frames = list(self.frames)
+        if self.function is not None:
+            header, body = attach(self.function)
             frames = [*body, *frames]
         ended = b""
         if self.open < self.count:
             ended = b"".join(
                 bytes(work.status[index : index + count].translate(_ENDED_MARKS))
-                for work, index, count in self._parts
+                for work, index, count in self.parts
             )
-        waited_ms = round(1000 * (now - self._since)) if self._options.timeout_s else 0
+        waited_ms = round(1000 * (now - self.since)) if self.options.timeout_s else 0
         group = Group(
             self.first,
             self.count,
-            self._options,
+            self.options,
             header,
-            self._columns,
+            self.columns,
             ended,
             failed_before,
             waited_ms,

@@ -259,11 +259,13 @@ class Session:
             ClientClosed: there is no time limit, and the session is closed.
             TypeError: the time limit is no number.
         """
-        if predicate():
-            return True
-        if timeout_s is not None and not hasattr(timeout_s, "__float__"):
-            raise TypeError(f"timeout is a number of seconds, not {type(timeout_s).__name__}")
-        if not self.closed and self.wire.wait_until(predicate, timeout_s):
+        wire = self._wire
+        if wire is None or wire.closed_reason or timeout_s is not None:
+            if predicate():
+                return True
+            if timeout_s is not None and not hasattr(timeout_s, "__float__"):
+                raise TypeError(f"timeout is a number of seconds, not {type(timeout_s).__name__}")
+        if wire is not None and not wire.closed_reason and wire.wait_until(predicate, timeout_s):
             return True
         if timeout_s is None or timeout_s < 0:
             self.wire  # noqa: B018 - raises ClientClosed
@@ -338,24 +340,26 @@ class Session:
     # -- messages -----------------------------------------------------------------------------
 
     def _dispatch(self, frames: Sequence[Frame]) -> None:
+        wire = self._wire
+        if wire is None or wire.closed_reason:
+            return
         try:
             message = decode(frames[0])
-            if type(message) not in SESSION_MESSAGES and not self.wire.take(frames):
+            if type(message) not in SESSION_MESSAGES and not wire.take(frames):
                 return
             effects = self.link.handle(message, frames[1:], time.time())
-        except ClientClosed:
-            return
         except ProtocolError as error:
             self.malformed += 1
             logger.debug("dropped a message: %s", error)
             return
         for effect in effects:
-            self._perform(effect)
+            if type(effect) is FinishWork:
+                self._finish(effect.work)
+            else:
+                self._perform(effect)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case FinishWork():
-                self._finish(effect.work)
             case ShowOutput():
                 for sink in list(effect.work.sinks or ()):
                     sink(effect.task, effect.output)

@@ -69,7 +69,8 @@ class Cluster(AsyncFirst, GuardedCluster):
         restart_controller: start a controller that died again. Engines and clients wait for it for
             `recover_time` seconds and go on where they were.
         shutdown_atexit: stop everything when this process ends, whatever way it ends. Off: the
-            cluster lives on, and `from_file` finds it.
+            cluster lives on, and `from_file` finds it; nobody starts its controller again, which
+            takes a process that stays: ``ipcluster start --daemonize``.
         log_level: what this object and the processes log.
         load_profile: read the profile's ``ipcluster_config.py`` and ``.json``.
 
@@ -331,9 +332,11 @@ class Cluster(AsyncFirst, GuardedCluster):
         # First of all: the guard may be stopping engines itself just now.
         await self._end_guard()
         try:
-            await self.stop_engines()
-        finally:
+            # Its peers go when it does. The other way round it would deal with the death of each
+            # engine, and end one by one, for clients and in the records, all tasks that wait there.
             await self.stop_controller()
+        finally:
+            await self.stop_engines()
             self._unregister_atexit()
 
     def _look_again(self) -> None:

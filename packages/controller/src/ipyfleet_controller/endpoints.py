@@ -6,10 +6,8 @@ the package writes files. What must not: the loop.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import shutil
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,19 +23,20 @@ from ipyfleet_protocol.connection import (
     save_connection_file,
 )
 from ipyfleet_protocol.errors import ConnectionFileError, ConnectionFileStale
-from ipyfleet_protocol.local import LocalRouter, local_url
+from ipyfleet_protocol.local import local_url
 from ipyfleet_protocol.paths import (
     FileRole,
     blob_dir,
     connection_file,
     make_private_dir,
+    remove_empty_runtime_dirs,
+    remove_runtime_dir,
     runtime_dir,
 )
 
 from .doors import Doors
 from .hub.journal import KeysKept, Recollection, recall
 from .journal import JournalFile, read_journal
-from .readiness import Readiness
 
 if TYPE_CHECKING:
     from .curve import KeyRing
@@ -137,10 +136,10 @@ class ControllerSite:
             self._evict_stale()
         try:
             make_private_dir(self._runtime_dir)
+            remove_empty_runtime_dirs(self._runtime_dir)
             path = self._runtime_dir / SOCKET
             path.unlink(missing_ok=True)  # of one that died, and whose place this one takes
-            readiness = Readiness()
-            self._doors = Doors(readiness, LocalRouter(path, readiness.poller))
+            self._doors = Doors(path)
             self._urls.append(local_url(path))
             if self._ip:
                 self._doors.add_tcp(self._open_tcp())
@@ -296,6 +295,5 @@ def _is_ours(info: ConnectionInfo) -> bool:
 
 
 def _remove_traces(runtime: Path, blobs: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(runtime)
+    remove_runtime_dir(runtime)
     remove_blob_dir(blobs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from pathlib import Path
 
 from ipyfleet_protocol.blobs import remove_blob_dir
@@ -20,7 +19,7 @@ from ipyfleet_protocol.connection import (
 )
 from ipyfleet_protocol.errors import ConnectionFileError, ConnectionFileStale
 from ipyfleet_protocol.hosts import host_id, process_start
-from ipyfleet_protocol.paths import runtime_dir
+from ipyfleet_protocol.paths import remove_runtime_dir, runtime_dir
 
 _OURS = "ipyfleet-"
 
@@ -49,8 +48,7 @@ def remove_traces(info: ConnectionInfo, file: Path) -> bool:
         return False
     if Path(info.blob_dir).name.startswith(_OURS):
         remove_blob_dir(Path(info.blob_dir))
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(runtime_dir(info.instance))
+    remove_runtime_dir(runtime_dir(info.instance))
     for path in (file, file.with_name(file.name.replace("-engine.json", "-client.json"))):
         remove_connection_file(path, info.instance)
     return True

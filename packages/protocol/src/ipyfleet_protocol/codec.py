@@ -12,12 +12,12 @@ range.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
-from .checks import check
+from .checks import CHECKS
 from .columns import Frame, read_uint32
 from .errors import ProtocolError
 from .messages import (
@@ -34,23 +34,22 @@ from .messages import (
 
 T = TypeVar("T")
 
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+encode: Callable[[Message], bytes] = _encoder.encode
+"""Return the header frame of a message."""
 
 encode_part = _encoder.encode
 """Return the msgpack of a struct that travels inside a payload, such as an `ErrorInfo`."""
 
 
-class SliceFrames(NamedTuple):
+class SliceFrames(msgspec.Struct, gc=False):
     """The frames of one group or slice of a message."""
 
     function: Sequence[Frame]
     payload: Sequence[Frame]
-
-
-def encode(message: Message) -> bytes:
-    """Return the header frame of a message."""
-    return _encoder.encode(message)
 
 
 def decode(header: Frame) -> AnyMessage:
@@ -63,7 +62,9 @@ def decode(header: Frame) -> AnyMessage:
         message = _decoder.decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not a message of this protocol: {_short(error)}") from None
-    check(message)
+    check = CHECKS.get(type(message))
+    if check is not None:
+        check(message)
     return message
 
 
@@ -105,7 +106,8 @@ def split(message: Submit | RunTasks | Results, frames: Sequence[Frame]) -> list
             end += sum(read_uint32(columns.buffer_counts))
         if end > len(frames):
             raise ProtocolError(f"a message announces {end} frames or more and has {len(frames)}")
-        announced = sum(read_uint32(columns.sizes))
+        sizes = columns.sizes
+        announced = int.from_bytes(sizes, "little") if len(sizes) == 4 else sum(read_uint32(sizes))
         if len(frames[start]) != announced:
             raise ProtocolError(
                 f"a packed frame has {len(frames[start])} bytes where {announced} are announced"

@@ -83,6 +83,14 @@ def read_float64(column: bytes) -> Sequence[float]:
     return memoryview(column).cast("d")
 
 
+def sum_float64(column: bytes) -> float:
+    """Return the sum of a float64 column, which is of the right length."""
+    if len(column) == 8:  # a lone task's
+        value: float = _FLOAT64.unpack(column)[0]
+        return value
+    return sum(read_float64(column))
+
+
 class PayloadWriter:
     """Packs payloads, one task after the other.
 
@@ -236,5 +244,6 @@ __all__ = [
     "float64_column",
     "read_float64",
     "read_uint32",
+    "sum_float64",
     "uint32_column",
 ]

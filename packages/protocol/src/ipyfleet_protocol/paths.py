@@ -1,14 +1,16 @@
 """Where things are: profile directories, connection files, sockets, shared memory.
 
 What lives here: names only. What must not: reading or writing a file; nothing here touches the file
-system but `make_private_dir`, which the writers of those files call.
+system but the functions that make and remove directories of sockets, which their owners call.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
+import time
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -16,6 +18,9 @@ FileRole: TypeAlias = Literal["client", "engine"]
 
 SOCKET_DIR_MAX_BYTES = 70
 """Unix socket paths must stay below 100 bytes; the socket's own name and its slash need some."""
+
+EMPTY_S = 60.0
+"""How long a directory of sockets may be empty before it is nobody's."""
 
 _NAME = re.compile(r"[^/\\\0]+")
 _INSTANCE = re.compile(r"[0-9a-f]{8,64}")
@@ -142,6 +147,41 @@ def make_private_dir(path: Path) -> Path:
                 f"{stat.filemode(found.st_mode)}; remove it, or run `chmod 700 {path}`"
             ) from None
     return path
+
+
+def remove_runtime_dir(path: Path) -> None:
+    """Remove a directory of sockets with its content; several processes may do so at a time.
+
+    Raises:
+        OSError: if it cannot be removed.
+    """
+    while True:
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            # Another process has removed a file of it, or all.
+            if not path.exists():
+                return
+        else:
+            return
+
+
+def remove_empty_runtime_dirs(beside: Path) -> None:
+    """Remove what processes left that were killed after they had made a directory of sockets and
+    before there was one in it, or the other way round.
+
+    Args:
+        beside: a directory of sockets, which stays.
+    """
+    kind, _, _ = beside.name.rpartition("-")
+    for path in beside.parent.glob(f"{kind}-*"):
+        try:
+            found = path.lstat()
+            is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+            if is_ours and path != beside and found.st_mtime < time.time() - EMPTY_S:
+                path.rmdir()
+        except OSError:
+            continue  # There is something in it, or it is gone.
 
 
 def _is_own_dir(path: str) -> bool:

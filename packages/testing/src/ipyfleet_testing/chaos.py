@@ -42,10 +42,10 @@ def record_run(folder: str, pause_s: float, number: int) -> int:
     return value_of(number)
 
 
-def record_run_and_hold(folder: str, last: int, number: int) -> int:
-    """Do what `record_run` does; task `last` returns only when the log no longer holds it."""
-    value = record_run(folder, 0.0, number)
-    while number == last and os.path.exists(f"{folder}/{_HOLD}"):
+def record_run_and_hold(folder: str, pause_s: float, first: int, number: int) -> int:
+    """Do what `record_run` does; tasks from `first` on return only when the log lets them."""
+    value = record_run(folder, pause_s, number)
+    while number >= first and os.path.exists(f"{folder}/{_HOLD}"):
         time.sleep(0.002)
     return value
 
@@ -72,14 +72,21 @@ class RunLog:
         return functools.partial(record_run, str(self._folder), pause_s)
 
     @contextlib.contextmanager
-    def holding(self, last: int) -> Iterator[Callable[[int], int]]:
-        """Yield a `function` that returns for task `last` only when the context is left."""
-        hold = self._folder / _HOLD
-        hold.touch()
+    def holding(self, first: int, pause_s: float = 0.0) -> Iterator[Callable[[int], int]]:
+        """Yield a `function_of` whose tasks from `first` on return only when they are released.
+
+        What is done meanwhile is so done in the middle of a map, however fast engines are. Leaving
+        the context releases them, too.
+        """
+        (self._folder / _HOLD).touch()
         try:
-            yield functools.partial(record_run_and_hold, str(self._folder), last)
+            yield functools.partial(record_run_and_hold, str(self._folder), pause_s, first)
         finally:
-            hold.unlink()
+            self.release()
+
+    def release(self) -> None:
+        """Let go of what is held; also from another process."""
+        (self._folder / _HOLD).unlink(missing_ok=True)
 
     def count(self) -> Counter[int]:
         """Return how often each task was begun."""

@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--leak-grace",
         type=float,
-        default=5.0,
+        default=15.0,
         metavar="SECONDS",
         help="how long what a test leaves behind may take to disappear (default: %(default)s)",
     )

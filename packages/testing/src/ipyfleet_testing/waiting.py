@@ -18,7 +18,7 @@ _LONGEST_PAUSE_S = 0.02
 
 def wait_until(
     condition: Callable[[], T],
-    timeout_s: float = 10.0,
+    timeout_s: float = 30.0,
     message: str | Callable[[], str] = "the condition to hold",
 ) -> T:
     """Poll a condition until it is true, and return what it returned.
@@ -27,9 +27,10 @@ def wait_until(
 
     Args:
         condition: called until its value is truthy. What it raises is not caught.
-        timeout_s: how long to wait. The condition is looked at once more when the time is up, so
-            a machine that stood still meanwhile does not fail the test.
-        message: what is awaited, for the error: "timed out after 10 s waiting for <message>". A
+        timeout_s: how long to wait; the default is ample, since only a test that fails waits for
+            so long. The condition is looked at once more when the time is up, so a machine that
+            stood still meanwhile does not fail the test.
+        message: what is awaited, for the error: "timed out after 30 s waiting for <message>". A
             callable is called only then, and can tell the state in which things got stuck.
 
     Raises:

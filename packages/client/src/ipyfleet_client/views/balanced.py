@@ -5,6 +5,8 @@ What lives here: `LoadBalancedView`.
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.dependencies import DependencyFlag, read_dependency
 from ipyfleet_client.mapresult import AsyncMapResult, JoinedResult
 from ipyfleet_client.partition import Dist, as_sequence, partition
+from ipyfleet_client.pending import Work
 from ipyfleet_client.placement import (
     NO_RESOURCES,
     check_priority,
@@ -23,12 +26,12 @@ from ipyfleet_client.placement import (
 )
 from ipyfleet_client.submission import Spec
 from ipyfleet_client.views.base import Flag, PreparedCall, View, check_sequences
+from ipyfleet_protocol.messages import Method
 from ipyfleet_protocol.namespace import Reference
 from ipyfleet_protocol.serialize import PackedFunction, pack_call
 
 if TYPE_CHECKING:
     from ipyfleet_client.imap import LazyMapIterator
-    from ipyfleet_client.pending import Work
 
 
 class LoadBalancedView(View):
@@ -84,34 +87,28 @@ class LoadBalancedView(View):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.targets}>"
 
-    def _spec(self, method: Any = "apply", label: str | None = None) -> Spec:
-        engines = self._session.link.engines
-        engines.require_some()
-        targets = self.targets
+    def _spec(self, method: Method = "apply", label: str | None = None) -> Spec:
+        engines = self.client.session.link.engines
+        if not engines.ids:
+            engines.require_some()
+        flags = self._flags_now()
+        targets = flags["targets"]
         if targets is not None:
             targets = tuple(engines.choose(targets))  # type: ignore[arg-type]
             if not targets:
                 raise IndexError(f"{self!r} has no engines: its slice or list was empty")
-        return Spec(
-            method,
-            "balanced",
-            targets,
-            retries=self.retries,
-            label=self.label if label is None else label,
-            **self._placement(),
+        if label is None:
+            label = flags.get("label", "")
+        spec = _plain_spec(method, targets, flags.get("retries", 0), label)
+        if _PLACEMENT.isdisjoint(flags):
+            return spec
+        return spec._replace(
+            after=_AFTER.wire(self),
+            follow=_FOLLOW.wire(self),
+            timeout_s=timeout_on_wire(self.timeout),
+            priority=self.priority,
+            resources=tuple(self.resources.items()),
         )
-
-    def _placement(self) -> dict[str, Any]:
-        """What else the view asks of the scheduler; quick where that is nothing."""
-        if _PLACEMENT.isdisjoint(self._flags) and _PLACEMENT.isdisjoint(self._overrides.__dict__):
-            return {}
-        return {
-            "after": _AFTER.wire(self),
-            "follow": _FOLLOW.wire(self),
-            "timeout_s": timeout_on_wire(self.timeout),
-            "priority": self.priority,
-            "resources": tuple(self.resources.items()),
-        }
 
     def _apply(
         self, f: Callable[..., Any] | Reference, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -127,7 +124,13 @@ class LoadBalancedView(View):
         function = self._pack_function(f)
         spec = self._spec()
         payload = pack_call(args, kwargs)
-        work = self._new_work(1, "apply", function.function.name)
+        work = Work(
+            1,
+            method="apply",
+            name=function.function.name,
+            submitted=time.time(),
+            label=spec.label,
+        )
         return PreparedCall(work, spec, function, payload, None, True)
 
     def map(
@@ -303,6 +306,12 @@ class LoadBalancedView(View):
 
 _AFTER: DependencyFlag = vars(LoadBalancedView)["after"]
 _FOLLOW: DependencyFlag = vars(LoadBalancedView)["follow"]
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_spec(method: Method, targets: tuple[int, ...] | None, retries: int, label: str) -> Spec:
+    return Spec(method, "balanced", targets, retries=retries, label=label)
+
 
 _PLACEMENT = frozenset({"after", "follow", "priority", "resources", "timeout"})
 

@@ -11,7 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+import msgspec
 
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.pending import Work
@@ -55,7 +58,7 @@ class Flag(Generic[T]):
             view._flags[self.name] = value
 
 
-class PreparedCall(NamedTuple):
+class PreparedCall(msgspec.Struct, eq=False):
     """A call that is packed and not sent.
 
     Attributes:
@@ -211,7 +214,7 @@ class View:
         raise NotImplementedError
 
     def _send(self, call: PreparedCall) -> None:
-        self._session.submit.submit(
+        self.client.session.submit.submit(
             call.work,
             call.spec,
             call.function,
@@ -353,15 +356,35 @@ class View:
 
     # -- for subclasses -----------------------------------------------------------------------
 
+    def _flags_now(self) -> dict[str, Any]:
+        """Return the flags that have been set, in this thread; for several at once."""
+        overrides = self._overrides.__dict__
+        return {**self._flags, **overrides} if overrides else self._flags
+
     def _pack_function(self, f: Any) -> PackedFunction:
-        if isinstance(f, PrePickled):
-            return f.function
-        check_callable(f)
+        if type(f) is not FunctionType:
+            if isinstance(f, PrePickled):
+                return f.function
+            check_callable(f)
         return pack_function(f)
 
-    def _new_work(self, total: int, method: str, name: str, **options: Any) -> Work:
+    def _new_work(
+        self,
+        total: int,
+        method: str,
+        name: str,
+        targets: list[int] | None = None,
+        *,
+        closed: bool = True,
+    ) -> Work:
         return Work(
-            total, method=method, name=name, submitted=time.time(), label=self.label, **options
+            total,
+            method=method,
+            name=name,
+            submitted=time.time(),
+            label=self.label,
+            targets=targets,
+            closed=closed,
         )
 
 

@@ -5,7 +5,9 @@ What lives here: `DirectView`.
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.mapresult import AsyncMapResult, JoinedResult
 from ipyfleet_client.partition import Dist, as_sequence, check_dist, partition, sizes
+from ipyfleet_client.pending import Work
 from ipyfleet_client.submission import Spec
 from ipyfleet_client.views.base import PreparedCall, View, check_sequences
 from ipyfleet_protocol import serialize
@@ -53,7 +56,10 @@ class DirectView(View):
         """Return the engine ids, and whether the result is that of a single one."""
         if targets is None:
             targets = self.targets
-        chosen = self._session.link.engines.targets(targets)
+        directory = self.client.session.link.engines
+        if type(targets) is int and targets in directory.ids:
+            return [targets], True  # as below, in a tenth of the time
+        chosen = directory.targets(targets)
         if isinstance(chosen, int):
             return [chosen], True
         if not chosen:
@@ -91,10 +97,19 @@ class DirectView(View):
         targets: Any = None,
     ) -> PreparedCall:
         function = self._pack_function(f)
-        engines, single = self._resolve(targets)
+        flags = self._flags_now()
+        label = flags.get("label", "")
+        engines, single = self._resolve(flags["targets"] if targets is None else targets)
         payload = pack_call(args, kwargs)
-        work = self._new_work(len(engines), "apply", function.function.name, targets=engines)
-        spec = Spec("apply", "direct", shared=len(engines) > 1, label=self.label)
+        work = Work(
+            len(engines),
+            method="apply",
+            name=function.function.name,
+            submitted=time.time(),
+            label=label,
+            targets=engines,
+        )
+        spec = _apply_spec(len(engines) > 1, label)
         return PreparedCall(work, spec, function, payload, engines, single)
 
     # -- map ----------------------------------------------------------------------------------
@@ -449,6 +464,11 @@ class DirectView(View):
         switch = getattr(serialize, name)
         switch()
         return self.apply_sync(switch)
+
+
+@functools.lru_cache(maxsize=256)
+def _apply_spec(shared: bool, label: str) -> Spec:
+    return Spec("apply", "direct", shared=shared, label=label)
 
 
 def _check_name(method: str, name: Any) -> None:

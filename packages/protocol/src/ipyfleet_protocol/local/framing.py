@@ -27,13 +27,13 @@ MAP_MIN_BYTES = 1 << 20
 whatever was announced."""
 
 _COUNT = struct.Struct("<I")
-_PREFIXES = [struct.Struct(f"<I{count}Q") for count in range(17)]
+PREFIXES = [struct.Struct(f"<I{count}Q") for count in range(17)]
 
 
 def frame_prefix(sizes: Sequence[int]) -> bytes:
     """Return what goes before a message's frames, given their sizes in bytes."""
     count = len(sizes)
-    layout = _PREFIXES[count] if count < len(_PREFIXES) else struct.Struct(f"<I{count}Q")
+    layout = PREFIXES[count] if count < len(PREFIXES) else struct.Struct(f"<I{count}Q")
     return layout.pack(count, *sizes)
 
 
@@ -72,7 +72,7 @@ class Deframer:
             if body > end:
                 self._expect_sizes(count, data, at + 4)
                 return
-            layout = _PREFIXES[count] if count < 17 else struct.Struct(f"<I{count}Q")
+            layout = PREFIXES[count] if count < 17 else struct.Struct(f"<I{count}Q")
             sizes = layout.unpack_from(data, at)[1:]
             at = body
             if sum(sizes) > end - at:

@@ -201,9 +201,10 @@ def _ingredients(f: Any) -> tuple[Any, ...] | None:
         return None
     if "." in f.__qualname__ and own_classes(f):
         return None
+    defaults = f.__defaults__
     kwdefaults = f.__kwdefaults__
     annotations = f.__annotations__
-    if (f.__defaults__ and not _is_immutable(f.__defaults__)) or (
+    if (defaults and not _is_immutable(defaults)) or (
         kwdefaults and not all(map(_is_immutable, kwdefaults.values()))
     ):
         return None
@@ -218,7 +219,7 @@ def _ingredients(f: Any) -> tuple[Any, ...] | None:
         f.__qualname__,
         f.__module__,
         f.__doc__,
-        _typed(f.__defaults__),
+        _typed(defaults) if defaults else None,
         tuple((name, _typed(value)) for name, value in kwdefaults.items()) if kwdefaults else None,
         tuple(annotations.items()) if annotations else None,
         id(f.__globals__),
