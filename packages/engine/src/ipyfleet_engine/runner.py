@@ -234,15 +234,16 @@ class TaskRunner:
         """Run tasks; return whether one is being awaited."""
         now = time.monotonic()
         turn_ends = now + TURN_S
+        queue, outcomes = self.queue, self.outcomes
         while not self.stopping:
             while self._deferred:
                 self._deferred.pop(0)()
             if self._visits:
                 self._receive_visit(self._visits.popleft())
                 return True
-            claim = self.queue.claim()
+            claim = queue.claim()
             if claim is None:
-                if self.outcomes:
+                if outcomes.has_waiting:
                     self.flush()
                 if not channel.has_news:
                     return False
@@ -252,7 +253,7 @@ class TaskRunner:
             if fate is not Fate.RUN:
                 self._abort(piece, index)
             else:
-                if self.outcomes:
+                if outcomes.has_waiting:
                     self._see_to_results(now)
                 self._running[0] = piece.info.ordinal + index
                 if piece.method == "execute":
@@ -281,7 +282,7 @@ class TaskRunner:
         for message, frames in outgoing:
             self._channel.send(message, frames)
         self._last_send = time.monotonic()
-        if not outgoing and self.outcomes:
+        if not outgoing and self.outcomes.has_waiting:
             self.on_waiting_results()
         return bool(outgoing)
 
@@ -380,7 +381,7 @@ class TaskRunner:
         self.pump()
 
     def _receive_visit(self, action: Visit) -> None:
-        if self.outcomes:
+        if self.outcomes.has_waiting:
             self.flush()
         self._running[0] = IDLE
         self._loop.create_task(action()).add_done_callback(self._visited)
