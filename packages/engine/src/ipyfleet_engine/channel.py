@@ -323,11 +323,6 @@ class TaskChannel(ReliableChannel):
         self._timer: asyncio.TimerHandle | None = None
         self._watched: tuple[int, ...] = ()
 
-    @property
-    def has_news(self) -> bool:
-        """There is something of which the loop will not tell: `receive` before going back to it."""
-        return self.connection.has_news
-
     def _connect(self) -> None:
         super()._connect()
         self._watched = self.connection.filenos()
