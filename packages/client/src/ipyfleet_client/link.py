@@ -44,6 +44,7 @@ FOLLOWED_BYTES = 32 << 20
 
 
 _OK = bytes((m.OK,))
+"""The status of a slice with one task, which ended well."""
 
 
 class Joined(msgspec.Struct):
