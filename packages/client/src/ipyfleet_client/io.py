@@ -444,8 +444,6 @@ class Wire:
         Raises:
             KeyboardInterrupt: and the wire is as usable as before.
         """
-        if predicate():
-            return True
         self._flush(True)
         deadline = None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
         waiter = _Waiter(predicate)
