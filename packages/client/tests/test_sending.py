@@ -10,9 +10,12 @@ from ipyfleet_client import Client
 from ipyfleet_client.connection import LocalConnection
 from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.io import Wire
+from ipyfleet_client.link import ClientLink
 from ipyfleet_client.poller import PlainPoller
+from ipyfleet_client.submission import Submitter
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.errors import ClientClosed
+from ipyfleet_protocol.ids import PeerId
 from ipyfleet_protocol.local import frame_prefix
 from ipyfleet_testing.interrupts import interrupt_when
 from ipyfleet_testing.waiting import wait_until
@@ -176,6 +179,49 @@ def test_what_comes_while_something_leaves_is_received(bare):
         left -= len(other.recv(left))
     thread.join(10)
     assert [len(frame) for frames in got for frame in frames] == [LARGE]
+
+
+def test_who_asks_and_waits_receives_while_it_sends(bare):
+    """A thread that leads when it sends receives meanwhile, as nobody else does."""
+    wire, other, got = bare
+    thread = start(lambda: wire.wait_until(lambda: got, 20, lambda: send(wire, [bytes(LARGE)])))
+    wait_until(lambda: wire._n_sending)
+    assert wire._leader is not None
+    other.sendall(frame_prefix([LARGE]) + bytes(LARGE))
+    left = 12 + LARGE
+    while left:
+        left -= len(other.recv(left))
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [len(frame) for frames in got for frame in frames] == [LARGE]
+
+
+def test_who_waits_to_send_receives_meanwhile(bare):
+    """A thread that leads and cannot send, since another one does, receives all the same."""
+    wire, other, got = bare
+    submit = Submitter(PeerId(bytes(16)), "here", ClientLink(bytes(16)))
+    submit.wire = wire
+
+    def send_large():
+        submit.send_message(b"large", [bytes(LARGE)])
+
+    first = start(send_large)
+    wait_until(lambda: wire._n_sending)
+
+    def ask():
+        submit._outbox.append([b"small"])
+        submit.flush()
+
+    second = start(lambda: wire.wait_until(lambda: len(got) > 1, 20, ask))
+    wait_until(lambda: wire._leader is not None)
+    other.sendall(frame_prefix([LARGE]) + bytes(LARGE))
+    left = len(frame_prefix([5, LARGE])) + 5 + LARGE + len(frame_prefix([5])) + 5
+    while left:
+        left -= len(other.recv(left))
+    other.sendall(frame_prefix([1]) + b"x")
+    for thread in (first, second):
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_a_sender_lets_go_when_the_connection_ends(bare):

@@ -16,8 +16,9 @@ a thread in this process:
 * **Receiving.** Normally the I/O thread sleeps in epoll on the connection's descriptor. A user
   thread that waits for something becomes the **leader**: it takes the descriptor out of the I/O
   thread's epoll set, waits on it itself, receives and dispatches, and gives it back when it has
-  what it wants. Further waiting threads are **followers**, woken when what they want is there or
-  when the leader leaves.
+  what it wants. A call that waits for its value leads before it sends: else an answer that comes
+  soon would wake the I/O thread, too. Further waiting threads are **followers**, woken when what
+  they want is there or when the leader leaves.
 * **Order.** Messages are dispatched in the order received: receiving and dispatching are one step
   under `_receiving`. Dispatch runs no code of users: callbacks are handed to the I/O thread
   (`call_soon`).
@@ -61,6 +62,8 @@ SENDER_CHECK_S = 0.05
 
 RETRY_MIN_S, RETRY_MAX_S = 0.02, 0.1
 """A connection that could not be made is tried again after so long, at first and at most."""
+
+_READ_OR_WRITE = getattr(select, "POLLIN", 0) | getattr(select, "POLLOUT", 0)
 
 _NOT_THERE_YET = (ConnectionError, FileNotFoundError, BlockingIOError, TimeoutError)
 
@@ -265,18 +268,17 @@ class Wire(WireWaits):
                 self.call_soon(self._drain)
 
     def _wait_room(self) -> None:
-        """Wait a moment until more can be sent, and send it. Others receive meanwhile."""
+        """Wait a moment until more can be sent, and send it; receive, if nobody else does."""
         connection = self._connection
-        limit_s = SENDER_CHECK_S
-        if self.in_io_thread or connection is None or connection.write_fd < 0:
-            limit_s = FLUSH_DELAY_S
+        # Nobody else does.
+        receives = self.in_io_thread or self._leader_thread == threading.get_ident()
         if connection is None or connection.write_fd < 0:
-            time.sleep(limit_s)
+            time.sleep(FLUSH_DELAY_S)
         else:
             poll = select.poll()
-            poll.register(connection.write_fd, select.POLLOUT)
-            poll.poll(limit_s * 1000)
-        if self.in_io_thread:
+            poll.register(connection.write_fd, _READ_OR_WRITE if receives else select.POLLOUT)
+            poll.poll(SENDER_CHECK_S * 1000)
+        if receives:
             self._drain()
         else:
             with self._using:

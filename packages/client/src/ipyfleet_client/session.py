@@ -251,22 +251,31 @@ class Session:
         """Whether the session is closed."""
         return self._wire is None or bool(self._wire.closed_reason)
 
-    def wait_until(self, predicate: Callable[[], object], timeout_s: float | None = None) -> bool:
+    def wait_until(
+        self,
+        predicate: Callable[[], object],
+        timeout_s: float | None = None,
+        ask: Callable[[], object] | None = None,
+    ) -> bool:
         """Wait, receiving meanwhile, until the predicate is true; return whether it is.
 
         Returns at once when the session is closed.
+
+        Args:
+            predicate, timeout_s: what for, and how long.
+            ask: sends what makes the predicate true; see `Wire.wait_until`.
 
         Raises:
             ClientClosed: there is no time limit, and the session is closed.
             TypeError: the time limit is no number.
         """
         wire = self._wire
-        if wire is None or wire.closed_reason or timeout_s is not None:
-            if predicate():
-                return True
-            if timeout_s is not None and not hasattr(timeout_s, "__float__"):
-                raise TypeError(f"timeout is a number of seconds, not {type(timeout_s).__name__}")
-        if wire is not None and not wire.closed_reason and wire.wait_until(predicate, timeout_s):
+        is_open = wire is not None and not wire.closed_reason
+        if (not is_open or timeout_s is not None) and predicate():
+            return True
+        if timeout_s is not None and not hasattr(timeout_s, "__float__"):
+            raise TypeError(f"timeout is a number of seconds, not {type(timeout_s).__name__}")
+        if wire is not None and is_open and wire.wait_until(predicate, timeout_s, ask):
             return True
         if timeout_s is None or timeout_s < 0:
             self.wire  # noqa: B018 - raises ClientClosed

@@ -341,6 +341,8 @@ class Submitter:
             while not self._lock.acquire(timeout=0.05 if wait else 0):
                 if interrupt.noted or not wait:
                     return False
+                if self.wire is not None:
+                    self.wire.receive_if_leading()
             try:
                 self._collect()
                 self._send_outbox(interrupt)

@@ -115,7 +115,12 @@ class WireWaits:
         with contextlib.suppress(ValueError):
             self._notices.remove(notice)
 
-    def wait_until(self, predicate: Callable[[], object], timeout_s: float | None = None) -> bool:
+    def wait_until(
+        self,
+        predicate: Callable[[], object],
+        timeout_s: float | None = None,
+        ask: Callable[[], object] | None = None,
+    ) -> bool:
         """Wait until the predicate is true, receiving meanwhile; return whether it is.
 
         Any number of threads may wait. Ctrl-C ends the wait at once.
@@ -123,11 +128,15 @@ class WireWaits:
         Args:
             predicate: cheap; called often, by several threads.
             timeout_s: None or negative for no limit.
+            ask: sends what makes the predicate true. This thread leads by then if it can: an answer
+                that is there before this thread goes on wakes nobody else. On a busy machine that
+                is every other answer.
 
         Raises:
             KeyboardInterrupt: and the wire is as usable as before.
         """
-        self._flush(True)
+        if ask is None:
+            self._flush(True)
         deadline = None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
         waiter = _Waiter(predicate)
         self._waiters.append(waiter)
@@ -138,15 +147,20 @@ class WireWaits:
                     with hold_interrupts():
                         self._drain(wait=False)
                     break
-                if not (self._poller.can_lead and self._lead(waiter, deadline)):
+                if not (self._poller.can_lead and self._lead(waiter, deadline, ask)):
+                    if ask is not None:
+                        ask()
                     self._follow(waiter, left)
+                ask = None
         finally:
             self._waiters.remove(waiter)
             if self._waiters:
                 self._promote()
         return waiter.is_done or bool(predicate())
 
-    def _lead(self, waiter: _Waiter, deadline: float | None) -> bool:
+    def _lead(
+        self, waiter: _Waiter, deadline: float | None, ask: Callable[[], object] | None
+    ) -> bool:
         """Receive in this thread until the waiter has what it wants; False if another one does."""
         with hold_interrupts(self._poller.wake_leader) as interrupt:
             if not self._leading.acquire(blocking=False):
@@ -155,6 +169,8 @@ class WireWaits:
                 self._leader_thread = threading.get_ident()
                 self._leader = waiter
                 self._poller.take()
+                if ask is not None:
+                    ask()
                 # The I/O thread may have received it just before.
                 while not waiter.predicate():
                     left = None if deadline is None else deadline - time.monotonic()
@@ -172,6 +188,11 @@ class WireWaits:
                 self._leading.release()
                 if self._soon:
                     self._poller.wake()
+
+    def receive_if_leading(self) -> None:
+        """Receive what is there if this thread leads, since nobody else does; now and then."""
+        if self._leader_thread == threading.get_ident():
+            self._drain(leading=True)
 
     def _follow(self, waiter: _Waiter, left_s: float | None) -> None:
         """Sleep until somebody wakes this thread, or for a while."""

@@ -162,7 +162,7 @@ class View:
         Returns:
             The value or values if the view blocks, else an `AsyncResult`.
         """
-        return self._finish(self._apply(f, args, kwargs), self.block)
+        return self.apply_sync(f, *args, **kwargs) if self.block else self._apply(f, args, kwargs)
 
     def apply_async(
         self, f: Callable[..., Any] | Reference, /, *args: Any, **kwargs: Any
@@ -172,7 +172,18 @@ class View:
 
     def apply_sync(self, f: Callable[..., Any] | Reference, /, *args: Any, **kwargs: Any) -> Any:
         """Call ``f(*args, **kwargs)`` remotely and return the value or values."""
-        return self._finish(self._apply(f, args, kwargs), True)
+        call = self._prepare(f, args, kwargs)
+        result = AsyncResult(self.client, call.work, single=call.single)
+        if call.payload.buffers:
+            # Placing them may take long, and is to be interrupted by Ctrl-C.
+            self._send(call)
+        else:
+            try:
+                self.client.session.wait_until(result.ready, ask=lambda: self._send(call))
+            except KeyboardInterrupt:
+                self.client._keep(result)
+                raise
+        return self._finish(result, True)
 
     def map(self, f: Callable[..., Any] | Reference, /, *sequences: Any, **options: Any) -> Any:
         """Map ``f`` over sequences as the builtin does, in parallel; see the subclass."""
