@@ -549,6 +549,12 @@ def either(request: pytest.FixtureRequest) -> Iterator[FakeController]:
 
 
 @pytest.fixture
+def remote() -> Iterator[FakeController]:
+    """A controller on another host, for one test."""
+    yield from _controller(_listen_tcp)
+
+
+@pytest.fixture
 def impatient() -> Iterator[FakeController]:
     """A controller on another host that cuts off who is silent for 0.3 s."""
     yield from _controller(lambda url: _listen_tcp(url, 300))

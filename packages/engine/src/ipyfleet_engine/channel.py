@@ -261,10 +261,17 @@ class ReliableChannel:
             payload = frames[1:]
             if type(message) in SESSION_MESSAGES:
                 self._handle_session(message, payload)
-            elif self.is_attached and self._is_taken(message, payload):
-                n_bytes = sum(map(len, frames))
-                if self._received.note(n_bytes, time.monotonic()):
-                    is_enough = True
+                continue
+            if not self.is_attached:
+                continue
+            try:
+                self._handle(message, payload)
+            except Suspended:
+                continue
+            except ProtocolError as error:
+                log.debug("dropped a message: %s", error)
+            if self._received.note(sum(map(len, frames)), time.monotonic()):
+                is_enough = True
         if is_enough:
             self._acknowledge(time.monotonic())
         return has_received
@@ -281,15 +288,6 @@ class ReliableChannel:
                     self._handle(message, frames)
         except ProtocolError as error:
             log.debug("dropped a message: %s", error)
-
-    def _is_taken(self, message: AnyMessage, frames: Sequence[Frame]) -> bool:
-        try:
-            self._handle(message, frames)
-        except Suspended:
-            return False
-        except ProtocolError as error:
-            log.debug("dropped a message: %s", error)
-        return True
 
     def _acknowledge(self, now: float) -> None:
         count = self._received.ack_due(now)
@@ -324,11 +322,6 @@ class TaskChannel(ReliableChannel):
         self._is_stopping = is_stopping
         self._timer: asyncio.TimerHandle | None = None
         self._watched: tuple[int, ...] = ()
-
-    @property
-    def has_news(self) -> bool:
-        """There is something of which the loop will not tell: `receive` before going back to it."""
-        return self.connection.has_news
 
     def _connect(self) -> None:
         super()._connect()

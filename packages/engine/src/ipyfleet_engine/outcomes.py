@@ -65,6 +65,7 @@ class Outcomes:
 
     Attributes:
         engine_id: what results and errors say of where they come from; -1 until it is known.
+        has_waiting: results wait to be sent.
     """
 
     def __init__(self, kernel: FleetKernel, blobs: BlobStore, host: str) -> None:
@@ -76,6 +77,7 @@ class Outcomes:
         self._host = host
         self._lock = threading.Lock()
         self._results = ResultBuffer()
+        self.has_waiting = False
         self._oldest = 0.0
         self._is_suspended = False
 
@@ -99,24 +101,25 @@ class Outcomes:
         """Bytes of the results that wait."""
         return self._results.n_bytes
 
-    def __bool__(self) -> bool:
-        return bool(self._results)
-
     # -- what waits ---------------------------------------------------------------------------
 
     def take(self) -> list[Outgoing]:
         """Return all that waits, as messages; for the main thread: nothing while suspended."""
         with self._lock:
-            return [] if self._is_suspended else self._results.take()
+            return [] if self._is_suspended else self._take()
 
     def take_due(self, now: float) -> tuple[list[Outgoing], bool]:
         """Return results that have waited too long, and whether any wait; for the second thread."""
         with self._lock:
-            if not self._results:
+            if not self.has_waiting:
                 return [], False
             if now - self._oldest < DUE_S:
                 return [], True
-            return self._results.take(), True
+            return self._take(), True
+
+    def _take(self) -> list[Outgoing]:
+        self.has_waiting = False
+        return self._results.take()
 
     # -- after a break ------------------------------------------------------------------------
 
@@ -172,7 +175,8 @@ class Outcomes:
         batches = self._collector.finish(task)
         with self._lock:
             results = self._results
-            if not results:
+            if not self.has_waiting:
+                self.has_waiting = True
                 self._oldest = time.monotonic()
             for batch in batches:
                 results.append_output(batch)

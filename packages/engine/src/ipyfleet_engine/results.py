@@ -53,8 +53,8 @@ class _Run:
         self.ordinal = ordinal
         self.offset = ordinal - first
         self.status = bytearray()
-        self.started = array("d")
-        self.completed = array("d")
+        self.started: list[float] = []
+        self.completed: list[float] = []
         self.outputs: array[int] | None = None
         self.writer = PayloadWriter()
 
@@ -94,9 +94,6 @@ class ResultBuffer:
         self._last: _Run | None = None
         self._last_client = b""
         self._outputs: list[OutputBatch] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._runs)
 
     def append(
         self,
@@ -140,9 +137,10 @@ class ResultBuffer:
         run.started.append(times[0])
         run.completed.append(times[1])
         run.writer.append(pickle, buffers)
-        self.n_bytes += len(pickle)
+        n_bytes = len(pickle)
         for frame, _ in buffers:
-            self.n_bytes += len(frame)
+            n_bytes += len(frame)
+        self.n_bytes += n_bytes
 
     def append_output(self, batch: OutputBatch) -> None:
         """Add output that has to leave before the results of its task."""
@@ -150,10 +148,9 @@ class ResultBuffer:
 
     def take(self) -> list[Outgoing]:
         """Return the messages that say all this, output first, and start anew."""
-        out: list[Outgoing] = [
-            (Output(batch.client, self.engine_id, batch.items), batch.frames)
-            for batch in self._outputs
-        ]
+        out: list[Outgoing] = []
+        for batch in self._outputs:
+            out.append((Output(batch.client, self.engine_id, batch.items), batch.frames))
         for client, runs in self._runs.items():
             slices, frames = [], []
             for run in runs:

@@ -10,6 +10,7 @@ A frame is anything with a length and the buffer protocol: bytes, memoryview, `z
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,7 @@ class SizedBuffer(Protocol):
 
 Frame: TypeAlias = bytes | bytearray | memoryview | SizedBuffer
 
+_FLOAT64 = struct.Struct("<d")
 _BIG_ENDIAN = sys.byteorder == "big"
 
 
@@ -41,8 +43,10 @@ def uint32_column(values: Iterable[int]) -> bytes:
     return column.tobytes()
 
 
-def float64_column(values: Iterable[float]) -> bytes:
+def float64_column(values: Sequence[float]) -> bytes:
     """Return the values as a column of little-endian float64."""
+    if len(values) == 1:
+        return _FLOAT64.pack(values[0])
     column = array("d", values)
     if _BIG_ENDIAN:
         column.byteswap()
@@ -77,6 +81,14 @@ def read_float64(column: bytes) -> Sequence[float]:
         values.byteswap()
         return values
     return memoryview(column).cast("d")
+
+
+def sum_float64(column: bytes) -> float:
+    """Return the sum of a float64 column, which is of the right length."""
+    if len(column) == 8:  # a lone task's
+        value: float = _FLOAT64.unpack(column)[0]
+        return value
+    return sum(read_float64(column))
 
 
 class PayloadWriter:
@@ -143,7 +155,7 @@ class PayloadWriter:
         columns = Columns(
             sizes=uint32_column(self._sizes) if _BIG_ENDIAN else self._sizes.tobytes(),
             buffer_counts=b"" if counts is None else uint32_column(counts),
-            blobs=bytes(self._blobs) if any(self._blobs) else b"",
+            blobs=bytes(self._blobs) if counts is not None and any(self._blobs) else b"",
         )
         pickles = self._pickles
         packed: Frame = pickles[0] if len(pickles) == 1 else b"".join(pickles)
@@ -173,7 +185,12 @@ class Payloads:
         self.packed = frames[0]
         self.buffers = frames[1:]
         self._packed_view = memoryview(self.packed)
-        self._ends = array("Q", accumulate(read_uint32(columns.sizes), initial=0))
+        sizes = columns.sizes
+        self._ends: Sequence[int] = (
+            array("Q", accumulate(read_uint32(sizes), initial=0))
+            if len(sizes) != 4
+            else (0, int.from_bytes(sizes, "little"))
+        )
         self._buffer_ends = (
             array("Q", accumulate(read_uint32(columns.buffer_counts), initial=0))
             if columns.buffer_counts
@@ -227,5 +244,6 @@ __all__ = [
     "float64_column",
     "read_float64",
     "read_uint32",
+    "sum_float64",
     "uint32_column",
 ]
