@@ -7,7 +7,6 @@ What lives here: the part of `Client` about that, and how it is shown. What must
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.asyncresult import AsyncResult
@@ -54,6 +53,8 @@ class ClusterMetrics(dict[str, Any]):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         rows = "".join(
             f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>"
             for name, value in self.rows()

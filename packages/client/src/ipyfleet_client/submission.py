@@ -454,8 +454,9 @@ class Submitter:
         spec, function = jobs[0].spec, jobs[0].function
         first = self._next_seq
         options = self._make_options(spec, jobs)
-        since = time.monotonic() if spec.timeout_s else 0.0
-        retained = Retained(first, options, function, columns, frames, since)
+        retained = Retained(first, options, function, columns, frames)
+        if spec.timeout_s:
+            retained.since = time.monotonic()
         ledger = self._link.ledger
         with self._link.lock:
             seq = first

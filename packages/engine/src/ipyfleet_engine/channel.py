@@ -349,11 +349,6 @@ class TaskChannel(ReliableChannel):
         self._timer: asyncio.TimerHandle | None = None
         self._watched: tuple[int, ...] = ()
 
-    @property
-    def has_news(self) -> bool:
-        """There is something of which the loop will not tell: `receive` before going back to it."""
-        return self.connection.has_news or (bool(self._early) and not self._is_early)
-
     def _connect(self) -> None:
         super()._connect()
         self._watched = self.connection.filenos()
