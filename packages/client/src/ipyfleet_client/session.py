@@ -125,8 +125,8 @@ class Session:
         )
         self.submit.wire = self._wire
         _sessions.add(self)
-        self._wire.start()
         try:
+            self._wire.start()
             self._watch_controller()
             self._join(where, timeout_s)
         except BaseException:
