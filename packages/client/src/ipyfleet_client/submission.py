@@ -541,7 +541,7 @@ def _write(writer: PayloadWriter, payloads: Sequence[Payload] | Sequence[Packed]
     elif len(payloads) == 1:
         writer.append(payloads[0][0])
     else:
-        writer.extend([payload[0] for payload in payloads])  # type: ignore[misc]
+        writer.extend([payload[0] for payload in payloads])
 
 
 def pack_in_groups(
