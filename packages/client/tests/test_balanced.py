@@ -7,6 +7,7 @@ from ipyfleet_client import AsyncMapResult, AsyncResult
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.errors import CompositeError, RemoteError, TaskAborted
 from ipyfleet_protocol.serialize import PackError
+from ipyfleet_testing.waiting import wait_until
 
 
 def fail_on_three(x):
@@ -219,7 +220,7 @@ def test_fire_and_forget_is_sent(rc, view, controller):
     for k in range(3):
         view.apply_async(abs, k)
     count = lambda: sum(g.count for s in controller.received(m.Submit) for g in s.groups)  # noqa: E731
-    assert rc.session.wait_until(lambda: count() == 3, 5)
+    wait_until(lambda: count() == 3)
 
 
 def test_dropped_results_are_freed(rc, view):
@@ -231,5 +232,6 @@ def test_dropped_results_are_freed(rc, view):
     gone = weakref.ref(ar)
     work = weakref.ref(ar._work)
     del ar
-    assert gone() is None
-    assert work() is None
+    # The thread that received may be about to let go.
+    wait_until(lambda: gone() is None)
+    wait_until(lambda: work() is None)

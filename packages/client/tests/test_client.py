@@ -311,6 +311,14 @@ def test_forked_child_is_told(rc):
     assert rc[0].apply_sync(abs, -1) == 1
 
 
+def test_an_address_that_can_never_be_reached(directory, controller):
+    """Where there can be no socket the error comes at once, and nothing is left behind."""
+    info = controller.info
+    info.urls = [f"unix://{directory}/{'x' * 200}"]
+    with pytest.raises(OSError, match="too long"):
+        Client(info, timeout=5)
+
+
 def test_two_clients_in_one_process(controller):
     """Clients do not get in one another's way."""
     with Client(controller.info, timeout=5) as one, Client(controller.info, timeout=5) as two:

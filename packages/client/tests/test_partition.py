@@ -1,8 +1,9 @@
+import itertools
 from collections import deque
 
 import pytest
 
-from ipyfleet_client.partition import as_sequence, join, partition, sizes
+from ipyfleet_client.partition import as_sequence, cut_in_chunks, join, partition, sizes
 from ipyfleet_protocol.blobs import BlobStore, map_blob
 from ipyfleet_protocol.ids import new_peer_id
 from ipyfleet_protocol.serialize import pack, unpack
@@ -119,3 +120,25 @@ def test_subclasses_of_arrays_are_joined_by_numpy(received):
     with pytest.warns(PendingDeprecationWarning):
         matrix = numpy.matrix(numpy.ones((1024, 4)))
     assert type(join(received([matrix, matrix]))) is numpy.matrix
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 100])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [list(range(10))],
+        lambda: [tuple(range(10)), range(10, 30)],
+        lambda: [iter(range(10))],
+        lambda: [{1: 2, 3: 4}, "abc"],
+        lambda: [itertools.count(), [5, 6, 7, 8, 9]],
+        lambda: [[]],
+        lambda: [[1, 2], ()],
+    ],
+)
+def test_chunks_hold_what_zip_yields(make, size):
+    """Whatever is cut, the chunks have the items that the builtin map would take, in order."""
+    chunks = list(cut_in_chunks(make(), size))
+    rows = [row for chunk in chunks for row in zip(*chunk, strict=True)]
+    assert rows == list(zip(*make()))  # noqa: B905 - the shortest ends it
+    assert all(len(chunk[0]) == size for chunk in chunks[:-1])
+    assert all(0 < len(chunk[0]) <= size for chunk in chunks)

@@ -24,7 +24,7 @@ def make(ledger, first, values, function=None, since=0.0, **options):
         packed = pack_call((value,), {})
         writer.append(packed.pickle, [(buffer, False) for buffer in packed.buffers])
     columns, frames = writer.finish()
-    retained = Retained(first, m.Options(**options), function, columns, frames, since)
+    retained = Retained(first, m.Options(**options), function, columns, frames, since=since)
     ledger.add(first, len(values), work, 0, retained)
     work.sent(0, first, len(values))
     return work

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from ipyfleet_controller.doors import Doors
-from ipyfleet_controller.readiness import Readiness
 from ipyfleet_protocol.codec import decode
 from ipyfleet_protocol.ids import Channel, PeerId, routing_id
-from ipyfleet_protocol.local import LocalRouter, Unreachable
+from ipyfleet_protocol.local import Unreachable
 from ipyfleet_protocol.messages import Refused
 from ipyfleet_testing.threshold import KINDS, PATIENCE_S, Threshold
 
@@ -136,8 +135,7 @@ def test_an_engines_channel_needs_an_engines_key(tmp_path: Path) -> None:
 
 def test_a_closed_door_leaves_no_socket(tmp_path: Path) -> None:
     """The socket's file is removed; closing again is no error."""
-    readiness = Readiness()
-    doors = Doors(readiness, LocalRouter(tmp_path / "s", readiness.poller))
+    doors = Doors(tmp_path / "s")
     assert (tmp_path / "s").is_socket()
     for _ in range(2):
         doors.close(0.0)

@@ -39,7 +39,7 @@ def _ask(wire: Any, client: Any, question: Any) -> tuple[Any, list[bytes]]:
 def _run(wire: Any, engine: Any, client: Any, first: int, count: int) -> list[str]:
     """Submit tasks, let the engine run them, wait for the results; return their ids."""
     group, frames = wire.make_group(first, count)
-    wire.send(client, m.Submit([group]), *[f for part in frames for f in part])
+    wire.send(client, m.Submit([group]), *frames.function, *frames.payload)
     n_done = 0
     ids = []
     while n_done < count:
@@ -115,7 +115,7 @@ def test_tasks_may_depend_on_those_of_an_earlier_controller(start: Any, wire: An
         expected = {0: "", 1: "ImpossibleDependency", 2: "InvalidDependency"}
         for seq, options in enumerate(({"after": old}, {"follow": old}, {"after": wrong})):
             group, frames = wire.make_group(seq, 1, **options)
-            wire.send(client, m.Submit([group]), *[f for part in frames for f in part])
+            wire.send(client, m.Submit([group]), *frames.function, *frames.payload)
             if not seq:
                 engine.run()
             message, (payload,) = wire.receive(client, m.Results)
@@ -135,7 +135,7 @@ def test_results_in_shared_memory_are_kept_although_the_client_removes_them(
         ids = []
         for seq, size in enumerate((300_000, 500_000)):
             group, frames = wire.make_group(seq, 1)
-            wire.send(client, m.Submit([group]), *[f for part in frames for f in part])
+            wire.send(client, m.Submit([group]), *frames.function, *frames.payload)
             tasks, _ = wire.receive(engine.task, m.RunTasks)
             [piece] = tasks.slices
             ids.append(format_msg_id(piece.client, seq))

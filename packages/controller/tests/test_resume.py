@@ -163,6 +163,13 @@ class Client(Peer):
                 self._send_group(group, frames)
         self.sockets[Channel.CLIENT].send([encode(m.Ack(0))])
 
+    def come_back(self, dealers: Any) -> None:
+        """Say hello to another controller, and submit again."""
+        self.dealers = dealers
+        self.connect(Channel.CLIENT)
+        self.welcomed(Channel.CLIENT)
+        self.submit_again()
+
     def collect(self, count: int) -> None:
         """Read results until so many tasks have ended."""
         while len(self.ended) < count:
@@ -436,11 +443,8 @@ def test_who_does_not_come_back_is_not_waited_for_ever(world: World, wire: Any) 
     client.submit(0, 1, placement="direct", targets=[gone.engine_id])
     client.submit(1, 1)
     world.start("--resume")
-    client.dealers = world.dealers
     begin = time.monotonic()
-    client.connect(Channel.CLIENT)
-    client.welcomed(Channel.CLIENT)
-    client.submit_again()
+    client.come_back(world.dealers)
     changed, _ = client.get(Channel.CLIENT, m.EnginesChanged)
     assert [lost.engine_id for lost in changed.lost] == [gone.engine_id]
     assert time.monotonic() - begin < 2
@@ -465,10 +469,8 @@ def test_an_engine_that_died_meanwhile_is_mourned_for_its_reason(world: World, w
         world.kill()
         process.kill()
     world.start("--resume")
-    client.dealers = agent.dealers = world.dealers
-    client.connect(Channel.CLIENT)
-    client.welcomed(Channel.CLIENT)
-    client.submit_again()
+    client.come_back(world.dealers)
+    agent.dealers = world.dealers
     agent.connect(Channel.AGENT)
     agent.welcomed(Channel.AGENT)
     agent.send(Channel.AGENT, m.EngineExited(engine.peer, -9, "killed by signal 9 (SIGKILL)"))
@@ -527,10 +529,7 @@ def test_a_client_that_is_late_gets_its_results_all_the_same(world: World, wire:
     engine.come_back(world.dealers)
     engine.welcomed(Channel.CONTROL)
     engine.run()
-    client.dealers = world.dealers
-    client.connect(Channel.CLIENT)
-    client.welcomed(Channel.CLIENT)
-    client.submit_again()
+    client.come_back(world.dealers)
     while len(client.ended) < 3:
         client.collect(len(engine.ran))
         if len(client.ended) < 3:

@@ -68,13 +68,18 @@ def _site(info: Any) -> Iterator[Site]:
         yield Site(peers)
 
 
+@contextmanager
+def _limited(start: Any, *flags: str) -> Iterator[tuple[Site, str]]:
+    """A site with a task that does not end, and that task's msg_id."""
+    with _site(start(*flags).info()) as site:
+        site.client.submit(1, placement="direct", targets=[site.busy.engine_id])
+        yield site, format_msg_id(site.client.peer, 0)
+
+
 @pytest.mark.parametrize("flag", ["--sqlitedb", "--dictdb"])
 def test_the_oldest_results_go_when_the_bytes_are_used_up(start: Any, flag: str) -> None:
     """The bound holds, the newest are there, and what has not ended is never dropped."""
-    info = start(flag, "--IPController.db_max_bytes=1000000").info()
-    with _site(info) as site:
-        site.client.submit(1, placement="direct", targets=[site.busy.engine_id])
-        live = format_msg_id(site.client.peer, 0)
+    with _limited(start, flag, "--IPController.db_max_bytes=1000000") as (site, live):
         ids = site.run(40)
         assert site.database()["bytes"] <= 1_000_000
         assert site.database()["culled"] >= 30
@@ -87,10 +92,7 @@ def test_the_oldest_results_go_when_the_bytes_are_used_up(start: Any, flag: str)
 @pytest.mark.parametrize("flag", ["--sqlitedb", "--dictdb"])
 def test_results_go_when_they_are_old(start: Any, flag: str) -> None:
     """What ended longer ago than the limit goes with the next that is written."""
-    info = start(flag, "--IPController.db_max_age_s=1.5").info()
-    with _site(info) as site:
-        site.client.submit(1, placement="direct", targets=[site.busy.engine_id])
-        live = format_msg_id(site.client.peer, 0)
+    with _limited(start, flag, "--IPController.db_max_age_s=1.5") as (site, live):
         [old] = site.run(1)
         assert old in site.ask(m.TaskHistory())
 

@@ -15,11 +15,10 @@ from ipyfleet_controller.app import make_router
 from ipyfleet_controller.database.keeper import RecordKeeper
 from ipyfleet_controller.database.memory import MemoryDatabase
 from ipyfleet_controller.doors import Doors
-from ipyfleet_controller.readiness import Readiness
 from ipyfleet_controller.scheduler.core import SchedulerCore
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.ids import Channel, format_msg_id, new_peer_id
-from ipyfleet_protocol.local import LocalRouter, local_url
+from ipyfleet_protocol.local import local_url
 
 MAX_BYTES = 1 << 20
 TASK_BYTES = 64 << 10
@@ -29,8 +28,8 @@ N_TASKS = 64
 @pytest.fixture
 def overflowing(tmp_path: Path, wire: Any) -> Iterator[Any]:
     """Dealers at a router, run by a thread, that lets little wait for a peer."""
-    readiness, path = Readiness(), tmp_path / "s"
-    doors = Doors(readiness, LocalRouter(path, readiness.poller))
+    path = tmp_path / "s"
+    doors = Doors(path)
     instance = b"i" * 16
     site = SimpleNamespace(instance=instance.hex(), blob_dir=tmp_path, doors=doors, heartbeat_s=0.0)
     keeper = RecordKeeper(MemoryDatabase)

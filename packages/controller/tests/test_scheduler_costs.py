@@ -31,15 +31,14 @@ class World:
             self.core.handle(joined, 0.0)
 
     def trip(self, placement: Any) -> None:
-        """Submit a task, place it, end it."""
+        """Submit a task, which is placed, and end it."""
         now = float(self.seq)
         targets = [0] if placement == "direct" else None
         options = m.Options(host="h", placement=placement, targets=targets)
         function = m.Function(b"f" * 16, "f", True, "", int(not self.seq))
         group = m.Group(self.seq, 1, options, function, m.Columns(uint32_column([5])))
         body = () if self.seq else (b"body",)
-        self.handle(ev.SubmitEvent(CLIENT, [group], [SliceFrames(body, [b"hello"])]), now)
-        out = self.handle(ev.PlaceEvent(), now)
+        out = self.handle(ev.SubmitEvent(CLIENT, [group], [SliceFrames(body, [b"hello"])]), now)
         [sent] = [what for what in out if isinstance(what, SendTasks)]
         [piece] = sent.slices
         result = m.ResultSlice(
@@ -71,7 +70,7 @@ class World:
         self.n_calls += event == "call"
 
 
-@pytest.mark.parametrize(("placement", "bound"), [("direct", 70), ("balanced", 75)])
+@pytest.mark.parametrize(("placement", "bound"), [("direct", 45), ("balanced", 55)])
 def test_a_lone_task_takes_few_calls(placement: str, bound: int) -> None:
     """From its submission to its end; and then there is nothing to be placed."""
     world = World()
@@ -83,12 +82,17 @@ def test_a_lone_task_takes_few_calls(placement: str, bound: int) -> None:
     assert world.n_calls <= bound * 100
 
 
-def test_a_lone_task_does_not_wait() -> None:
-    """Where an engine has nothing to do and nothing waits it is placed when it is submitted."""
+@pytest.mark.parametrize("targets", [None, [2], [0, 1, 2, 3]])
+def test_a_lone_task_does_not_wait(targets: list[int] | None) -> None:
+    """Where an engine has nothing to do and nothing waits it is sent when it is submitted."""
     world = World()
+    options = m.Options(host="h", targets=targets, placement="direct" if targets else "balanced")
     function = m.Function(b"f" * 16, "f", True, "", 1)
-    group = m.Group(0, 1, m.Options(host="h"), function, m.Columns(uint32_column([5])))
-    world.handle(ev.SubmitEvent(CLIENT, [group], [SliceFrames((b"body",), [b"hello"])]), 0.0)
+    count = len(targets or [0])
+    group = m.Group(0, count, options, function, m.Columns(uint32_column([5] * count)))
+    event = ev.SubmitEvent(CLIENT, [group], [SliceFrames((b"body",), [b"hello" * count])])
+    sent = [what for what in world.handle(event, 0.0) if isinstance(what, SendTasks)]
+    assert [what.slices[0].count for what in sent] == [1] * count
+    assert targets is None or [what.peer[0] for what in sent] == targets
     assert world.core.state.waiting.n_tasks == 0
-    assert sum(engine.n_tasks for engine in world.core.state.engines.values()) == 1
-    assert world.core.wants_place
+    assert not world.core.wants_place

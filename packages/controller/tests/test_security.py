@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -371,6 +371,38 @@ def test_an_engines_key_is_not_a_clients(tcp: Any) -> None:
         assert "not a message for an engine" in engine.refused
 
 
+class Scene(NamedTuple):
+    """A client and an engine, each with its role's key, and peers with the key of `evil`."""
+
+    good: SimulatedPeers
+    engines: SimulatedPeers
+    evil: SimulatedPeers
+    client: SimulatedClient
+    engine: SimulatedEngine
+
+    def run_one(self, number: int) -> None:
+        """Have the engine run one more task of the client, the `number`-th of all."""
+        self.client.apply_to([self.engine.engine_id])
+        self.engines.run_until(lambda: self.engine.n_tasks == number, TIMEOUT_S)
+        self.good.run_until(lambda: self.client.n_ended == number, TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def _scene(tcp: Any, key: str) -> Iterator[Scene]:
+    client_info, engine_info, url = tcp
+    evil_info = client_info if key == "client" else engine_info
+    with (
+        SimulatedPeers(client_info, url) as good,
+        SimulatedPeers(engine_info, url) as engines,
+        SimulatedPeers(evil_info, url) as evil,
+    ):
+        [engine] = engines.add_engines(1)
+        [client] = good.add_clients(1)
+        engines.run_until(lambda: engine.is_welcome, TIMEOUT_S)
+        good.run_until(lambda: client.engines, TIMEOUT_S)
+        yield Scene(good, engines, evil, client, engine)
+
+
 def _thieves(thieves: SimulatedPeers, victim: Any) -> list[Any]:
     """Peers with the id of another: with a secret of their own, and with none."""
     kind = type(victim)
@@ -383,26 +415,15 @@ def test_nobody_can_take_a_clients_place(tcp: Any, key: str) -> None:
     """Not with the engine's key, and not with the client's: the ids that all know are not enough to
     have a connection handed over. The client notices nothing.
     """
-    client_info, engine_info, url = tcp
-    evil_info = client_info if key == "client" else engine_info
-    with (
-        SimulatedPeers(client_info, url) as good,
-        SimulatedPeers(engine_info, url) as engines,
-        SimulatedPeers(evil_info, url) as evil,
-    ):
-        [engine] = engines.add_engines(1)
-        engines.run_until(lambda: engine.is_welcome, TIMEOUT_S)
-        [client] = good.add_clients(1)
-        good.run_until(lambda: client.is_welcome, TIMEOUT_S)
-        for number, thief in enumerate(_thieves(evil, client), 1):
+    with _scene(tcp, key) as scene:
+        client = scene.client
+        for number, thief in enumerate(_thieves(scene.evil, client), 1):
             thief.send(
                 Channel.CLIENT, thief.hello(incarnation=client.incarnation, pid=client.hello().pid)
             )
             thief.ask(m.ShutdownCluster(hub=True))
-            evil.run_until(lambda thief=thief: thief.refused, TIMEOUT_S)
-            client.apply_to([engine.engine_id])
-            engines.run_until(lambda n=number: engine.n_tasks == n, TIMEOUT_S)
-            good.run_until(lambda n=number: client.n_ended == n, TIMEOUT_S)
+            scene.evil.run_until(lambda thief=thief: thief.refused, TIMEOUT_S)
+            scene.run_one(number)
             assert not thief.is_welcome
             assert thief.n_ended == 0
         assert client.n_failed == 0
@@ -414,24 +435,13 @@ def test_nobody_can_take_an_engines_place(tcp: Any, key: str) -> None:
     """The engine gets its tasks and its answers count; the thief gets none, and cannot say goodbye
     in its name.
     """
-    client_info, engine_info, url = tcp
-    evil_info = client_info if key == "client" else engine_info
-    with (
-        SimulatedPeers(client_info, url) as good,
-        SimulatedPeers(engine_info, url) as engines,
-        SimulatedPeers(evil_info, url) as evil,
-    ):
-        [engine] = engines.add_engines(1)
-        [client] = good.add_clients(1)
-        engines.run_until(lambda: engine.is_welcome, TIMEOUT_S)
-        good.run_until(lambda: client.engines, TIMEOUT_S)
-        for number, thief in enumerate(_thieves(evil, engine), 1):
+    with _scene(tcp, key) as scene:
+        client, engine = scene.client, scene.engine
+        for number, thief in enumerate(_thieves(scene.evil, engine), 1):
             thief.join()
             thief.send(Channel.CONTROL, m.Goodbye("mine now"))
-            evil.run_until(lambda thief=thief: thief.refused, TIMEOUT_S)
-            client.apply_to([engine.engine_id])
-            engines.run_until(lambda n=number: engine.n_tasks == n, TIMEOUT_S)
-            good.run_until(lambda n=number: client.n_ended == n, TIMEOUT_S)
+            scene.evil.run_until(lambda thief=thief: thief.refused, TIMEOUT_S)
+            scene.run_one(number)
             assert not thief.is_welcome
             assert thief.n_tasks == 0
         assert client.n_failed == 0

@@ -216,6 +216,39 @@ def test_a_task_of_an_engine_that_is_stopped(controller: Any, method: Any, tmp_p
     assert "told to stop" in ended.error.evalue
 
 
+def test_zmq_has_no_thread_on_the_controllers_host(controller: Any) -> None:
+    """The agent has its one thread; an engine has its main thread, the link and the capture."""
+    agent = controller.start("-n=1")
+    [engine] = controller.wait_engines(1)
+    controller.until(lambda: len(controller.hellos) == 2)
+    assert controller.apply(engine, abs, -1).value == 1
+    assert psutil.Process(controller.hellos[engine].pid).num_threads() == 3
+    if "--no-fork" not in os.environ.get("IPYFLEET_TEST_ENGINE_ARGS", ""):
+        assert psutil.Process(agent.pid).num_threads() == 1
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_an_agent_that_forks_again(kind: str, request: pytest.FixtureRequest) -> None:
+    """It keeps its link if that has no threads, else it makes another; what it says arrives."""
+    controller = request.getfixturevalue("controller" if kind == "unix" else "remote")
+    controller.incarnation = b"first---"
+    controller.start("-n=1", "--respawn=on_failure")
+    [first] = controller.wait_engines(1)
+    controller.until(lambda: len(controller.hellos) == 2)
+    agent = agent_of(controller)
+    os.kill(controller.hellos[first].pid, signal.SIGKILL)
+    assert controller.expect(m.EngineExited).peer == first
+    second = controller.wait_engines(2)[1]
+    assert controller.apply(second, abs, -1).value == 1
+    os.kill(controller.hellos[second].pid, signal.SIGKILL)
+    assert controller.expect(m.EngineExited).peer == second
+    third = controller.wait_engines(3)[2]
+    assert controller.apply(third, abs, -1).value == 1
+    hellos = [r for r in controller.inbox if isinstance(r.message, m.Hello) and r.peer == agent]
+    forks = "--no-fork" not in os.environ.get("IPYFLEET_TEST_ENGINE_ARGS", "")
+    assert len(hellos) == 1 or (kind == "tcp" and forks)
+
+
 def test_the_agent_relays_signals(controller: Any) -> None:
     """SignalEngines reaches the engines that it names."""
     controller.start("-n=2")
@@ -296,7 +329,9 @@ def test_a_refused_engine_says_why(controller: Any) -> None:
     process = controller.start("-n=1", stderr=subprocess.PIPE, text=True)
     controller.until(lambda: len(controller.hellos) == 2)
     agent = agent_of(controller)
-    controller.send(agent, Channel.AGENT, m.Welcome(bytes.fromhex(controller.instance)))
+    welcome = m.Welcome(bytes.fromhex(controller.instance))
+    welcome.greeting = controller.hellos[agent].greeting
+    controller.send(agent, Channel.AGENT, welcome)
     engine = next(p for p in controller.hellos if p != agent)
     controller.send(engine, Channel.CONTROL, m.Refused("another version"))
     exited = controller.expect(m.EngineExited)

@@ -140,7 +140,9 @@ def test_messages_behind_one_that_waits(meeting: Meeting) -> None:
 
 
 def test_a_peer_that_does_not_read(meeting: Meeting) -> None:
-    """The router is told that there is no room, nothing is sent then, and it hears of room."""
+    """The router is told that there is no room, nothing is sent then, and it hears of room, and
+    whose.
+    """
     stream = meeting.connect()
     meeting.until(lambda: b"me" in meeting.router)
     calls: list[bytes] = []
@@ -252,6 +254,30 @@ def test_the_end_in_the_middle_of_a_message(meeting: Meeting) -> None:
         stranger.sendall(frame_prefix([2]) + b"me" + frame_prefix([2 << 20]) + bytes(50_000))
     assert meeting.next() == [b"me"]
     assert not meeting.router.inbox
+
+
+def test_a_message_of_nothing(meeting: Meeting) -> None:
+    """Nobody sends one, and it would look like the news of an end: who does is parted with."""
+    stream = meeting.connect()
+    stream.send([b"hello"])
+    stream.send([])
+    stream.send([b"too late"])
+    assert [meeting.next(), meeting.next()] == [[b"me", b"hello"], [b"me"]]
+    meeting.until(lambda: stream.receive() is None and stream.is_over)
+    assert not meeting.router.inbox
+
+
+def test_what_was_sent_before_the_end_counts_when_a_write_finds_it(meeting: Meeting) -> None:
+    """However much it is, and although the router has tried to send meanwhile."""
+    stream = meeting.connect()
+    meeting.until(lambda: b"me" in meeting.router)
+    sent = [[b"%d" % number, bytes(30_000)] for number in range(6)]
+    for frames in sent:
+        assert stream.send(frames)
+    stream.close()
+    assert meeting.router.send(b"me", [b"too late"])
+    assert [meeting.next() for _ in sent] == [[b"me", *frames] for frames in sent]
+    assert meeting.next() == [b"me"]
 
 
 def test_a_forked_child_does_not_hold_the_connection(meeting: Meeting) -> None:

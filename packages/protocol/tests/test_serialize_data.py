@@ -4,6 +4,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import itertools
 import pathlib
 import pickle
 import sys
@@ -25,6 +26,7 @@ from ipyfleet_protocol.serialize import (
     pack_items,
     unpack,
     unpack_call,
+    unpack_many,
 )
 
 BIG = 256 * 1024
@@ -358,3 +360,28 @@ def test_a_name_missing_here_shows_as_cause():
     with pytest.raises(UnpackError, match="NameError: name 'no_such_name'") as caught:
         unpack(*pack([Reference("no_such_name")]))
     assert isinstance(caught.value.__cause__, NameError)
+
+
+def _unpack_together(packed):
+    ends = [0, *itertools.accumulate(len(one) for one in packed)]
+    return unpack_many(b"".join(packed), ends)
+
+
+@given(st.lists(st.one_of(st.integers(), st.text("PQRS"), st.binary(max_size=5)), max_size=30))
+def test_many_are_rebuilt_as_each_is(values):
+    """What lies one behind the other is rebuilt, also where it has the byte of a persistent id."""
+    assert _unpack_together([pack(value).pickle for value in values]) == values
+
+
+def test_many_with_a_small_read_only_buffer_among_them():
+    """A value with a persistent id is rebuilt between others that have none."""
+    view = memoryview(b"abc")
+    packed = [pack(value).pickle for value in (1, view, "Q", 2)]
+    one, got, text, two = _unpack_together(packed)
+    assert (one, bytes(got), text, two) == (1, b"abc", "Q", 2)
+
+
+def test_the_first_of_many_that_cannot_be_rebuilt_is_told():
+    """The error is the same as for one by itself."""
+    with pytest.raises(UnpackError, match="cannot unpickle"):
+        _unpack_together([pack(1).pickle, b"nonsense", pack(2).pickle])

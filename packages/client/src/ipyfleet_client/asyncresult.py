@@ -9,7 +9,6 @@ through the session, in which the waiting thread may receive by itself.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -391,6 +390,8 @@ class AsyncResult(ResultTiming, ResultOutput, ResultParts, ResultTasks, Future[A
             yield self._item(index)
 
     def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio
+
         return asyncio.wrap_future(self).__await__()
 
     def __getitem__(self, key: int | slice | str) -> Any:

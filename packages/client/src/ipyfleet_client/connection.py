@@ -11,13 +11,15 @@ over is thrown away with all that it holds and another one is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo
 from ipyfleet_protocol.ids import Channel, PeerId, new_secret, socket_identity
 from ipyfleet_protocol.local import LocalStream, socket_path
-from ipyfleet_protocol.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from ipyfleet_protocol.tunnel import Tunnel
 
 
 class Connection(Protocol):

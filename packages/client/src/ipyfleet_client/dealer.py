@@ -19,13 +19,15 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import ConnectionInfo
-from ipyfleet_protocol.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from ipyfleet_protocol.tunnel import Tunnel
 
 CONNECT_TIMEOUT_MS = 3000
 HEARTBEAT_MS = 5000

@@ -178,14 +178,12 @@ class HubQueries:
         if not msg_ids:
             raise ValueError("resubmit() needs at least one msg_id; the list is empty")
         self.session.submit.flush()
-        answer, frames = self._ask(m.FetchRequests(msg_ids))
-        missing = [msg_id for msg_id in msg_ids if answer[msg_id] is None]
-        if missing:
-            raise KeyError(
-                f"the controller does not have the arguments of {', '.join(missing[:4])}: the task "
-                "is not known, is too long ago, or its arguments were too large; make the call "
-                "again"
-            )
+        answer, frames = self._ask_of_tasks(
+            m.FetchRequests(msg_ids),
+            msg_ids,
+            "the controller does not have the arguments of {}: the task is not known, is too long "
+            "ago, or its arguments were too large; make the call again",
+        )
         single = not isinstance(wanted, list | tuple) and len(msg_ids) == 1
         results = self._submit_again({msg_id: answer[msg_id] for msg_id in msg_ids}, frames)
         result = results[0] if single else AsyncResult.join(*results)
@@ -437,6 +435,20 @@ class HubQueries:
                 raise
             raise kind(error.evalue) from None
         return (msgspec.msgpack.decode(content, strict=False) if content else None), frames
+
+    def _ask_of_tasks(
+        self, question: m.Question, msg_ids: Sequence[str], complaint: str
+    ) -> tuple[Any, Sequence[Frame]]:
+        """As `_ask`, of what has an answer by msg_id.
+
+        Raises:
+            KeyError: there is none for some of the tasks; `complaint` says so of ``{}``.
+        """
+        answer, frames = self._ask(question)
+        unknown = [msg_id for msg_id in msg_ids if answer[msg_id] is None]
+        if unknown:
+            raise KeyError(complaint.format(", ".join(unknown[:4])))
+        return answer, frames
 
 
 def _sendable(value: Any) -> Any:

@@ -43,6 +43,10 @@ FOLLOWED_BYTES = 32 << 20
 """Output that is kept for that, of all but the last work."""
 
 
+_OK = bytes((m.OK,))
+"""The status of a slice with one task, which ended well."""
+
+
 class Joined(msgspec.Struct):
     """The controller has welcomed this client."""
 
@@ -119,9 +123,6 @@ Effect: TypeAlias = (
     | RefuseSession
     | CloseSession
 )
-
-_OK_ALONE = bytes((m.OK,))
-"""The status of a slice with one task, which ended well."""
 
 
 class ClientLink:
@@ -254,9 +255,7 @@ class ClientLink:
         """
         piece = message.slices[0]
         columns = piece.columns
-        if piece.status != _OK_ALONE or len(message.slices) > 1:
-            return None
-        if piece.outputs or columns.buffer_counts:
+        if piece.status != _OK or piece.outputs or columns.buffer_counts or len(message.slices) > 1:
             return None
         if int.from_bytes(columns.sizes, "little") != len(frames[0]):
             return None

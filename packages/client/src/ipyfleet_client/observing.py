@@ -6,8 +6,7 @@ What lives here: the part of `Client` about that, and how it is shown. What must
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.asyncresult import AsyncResult
@@ -54,6 +53,8 @@ class ClusterMetrics(dict[str, Any]):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         rows = "".join(
             f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>"
             for name, value in self.rows()
@@ -82,6 +83,11 @@ class Observations:
 
         def _ask(self, question: m.Question, timeout_s: float = 60.0) -> tuple[Any, Any]:
             """As `HubQueries._ask`."""
+
+        def _ask_of_tasks(
+            self, question: m.Question, msg_ids: Sequence[str], complaint: str
+        ) -> tuple[Any, Any]:
+            """As `HubQueries._ask_of_tasks`."""
 
         def _msg_ids(self, jobs: Any) -> list[str]:
             """As `HubQueries._msg_ids`."""
@@ -113,13 +119,11 @@ class Observations:
                 pending = [i for i, s in zip(msg_ids, status, strict=True) if s == PENDING]
                 chosen = pending or msg_ids
             chosen = chosen[:EXPLAINED_TASKS]
-        answer, _ = self._ask(m.ExplainTasks(chosen))
-        unknown = [msg_id for msg_id in chosen if answer[msg_id] is None]
-        if unknown:
-            raise KeyError(
-                f"no task {', '.join(unknown[:4])} is known to the controller; rc.hub_history() "
-                "lists those that are recorded"
-            )
+        answer, _ = self._ask_of_tasks(
+            m.ExplainTasks(chosen),
+            chosen,
+            "no task {} is known to the controller; rc.hub_history() lists those that are recorded",
+        )
         if len(msg_ids) == 1:
             return Explanation("\n".join(answer[msg_ids[0]]))
         parts = [f"{msg_id}\n  " + "\n  ".join(answer[msg_id]) for msg_id in chosen]

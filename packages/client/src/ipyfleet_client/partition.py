@@ -8,13 +8,16 @@ numpy's.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, Literal
 
 from ipyfleet_protocol.mapping import concatenate
 
 Dist = Literal["b", "r"]
+
+_SLICED = frozenset((list, tuple, range))
+"""A slice of these has the items that iterating gives, and is cheap."""
 
 
 def check_dist(dist: str) -> Dist:
@@ -55,6 +58,27 @@ def as_sequence(data: Any) -> Any:
         # A numpy array of no dimension.
         raise TypeError(f"a sequence is needed, not a scalar {type(data).__name__}") from None
     return data
+
+
+def cut_in_chunks(
+    sequences: Sequence[Iterable[Any]], size: int
+) -> Iterator[tuple[Sequence[Any], ...]]:
+    """Yield the next `size` items of each sequence, until the shortest ends; fewer at the end."""
+    if all(type(sequence) in _SLICED for sequence in sequences):
+        # A hundredth of the time that walking over the items takes.
+        whole: Any = sequences
+        count = min(map(len, whole))
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            yield tuple(sequence[start:stop] for sequence in whole)
+    elif len(sequences) == 1:
+        iterator = iter(sequences[0])
+        while chunk := list(islice(iterator, size)):
+            yield (chunk,)
+    else:
+        items = zip(*sequences)  # noqa: B905 - the shortest ends it
+        while rows := list(islice(items, size)):
+            yield tuple(map(list, zip(*rows, strict=True)))
 
 
 def sizes(count: int, parts: int) -> list[int]:

@@ -38,7 +38,7 @@ from ipyfleet_protocol.messages import (
     ExecuteInfo,
     ResultSlice,
 )
-from ipyfleet_protocol.serialize import unpack
+from ipyfleet_protocol.serialize import unpack, unpack_many
 
 if TYPE_CHECKING:
     from ipyfleet_client.outputs import TaskOutput
@@ -111,8 +111,7 @@ class Segment(msgspec.Struct, eq=False):
         payloads = self._load()
         if payloads.columns.buffer_counts:
             return [self.value(index) for index in range(self.piece.count)]
-        pickle = payloads.pickle
-        return [unpack(pickle(index), ()) for index in range(self.piece.count)]
+        return unpack_many(payloads.packed, payloads.ends)
 
     def error(self, index: int) -> ErrorInfo:
         """Return the error of one failed task of the slice."""

@@ -41,10 +41,10 @@ class Retained(msgspec.Struct, eq=False):
     Attributes:
         first: seq of its first task.
         options, function, columns, frames: as it was submitted; the frames without the function's.
-        since: when it was submitted, by `time.monotonic`, if it has a timeout.
         parts: tasks ``index … index+count-1`` of a work, for each call in the group.
         count: how many tasks it has.
         open: how many of them have not ended.
+        since: the time, by `time.monotonic`, of the submission, where it has a time limit.
     """
 
     first: int
@@ -52,10 +52,10 @@ class Retained(msgspec.Struct, eq=False):
     function: PackedFunction | None
     columns: Columns
     frames: Sequence[Frame]
-    since: float = 0.0
     parts: list[tuple[Work, int, int]] = []
     count: int = 0
     open: int = 0
+    since: float = 0.0
 
     def release(self) -> None:
         """All tasks have ended: let go of what carried them."""

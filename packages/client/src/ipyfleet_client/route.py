@@ -10,9 +10,12 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ipyfleet_protocol.connection import ConnectionInfo, host_id
-from ipyfleet_protocol.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from ipyfleet_protocol.tunnel import Tunnel
 
 _LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]")
 
@@ -46,6 +49,8 @@ def choose_tunnel(
     here = info.host == host_id()
     server = sshserver or ("" if here else info.ssh)
     if server:
+        from ipyfleet_protocol.tunnel import Tunnel
+
         key = os.fspath(sshkey or "")
         return Tunnel(info, server, key=key, args=ssh_args)
     urls = [url for url in info.urls if url.startswith("tcp://")]

@@ -10,14 +10,13 @@ then closes the session.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipyfleet_client.away import LOOK_AGAIN_S, Away
 from ipyfleet_client.comms import CommRelay, RelayComm
@@ -49,8 +48,10 @@ from ipyfleet_protocol.connection import ConnectionInfo, check_alive, host_id, p
 from ipyfleet_protocol.errors import ClientClosed, KernelError, ProtocolError
 from ipyfleet_protocol.ids import new_peer_id
 from ipyfleet_protocol.reliable import SESSION_MESSAGES
-from ipyfleet_protocol.tunnel import Tunnel
 from ipyfleet_protocol.versions import package_versions, python_version
+
+if TYPE_CHECKING:
+    from ipyfleet_protocol.tunnel import Tunnel
 
 logger = logging.getLogger("ipyfleet.client")
 
@@ -124,8 +125,8 @@ class Session:
         )
         self.submit.wire = self._wire
         _sessions.add(self)
-        self._wire.start()
         try:
+            self._wire.start()
             self._watch_controller()
             self._join(where, timeout_s)
         except BaseException:
@@ -277,6 +278,8 @@ class Session:
         Raises:
             ClientClosed: the session is closed, and the predicate is not true.
         """
+        import asyncio
+
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
         self.submit.flush()

@@ -26,7 +26,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -212,7 +213,7 @@ class Submitter:
         """
         self._check_open()
         ready: Sequence[Payload] | Sequence[Packed] = payloads
-        if any(packed[1] for packed in payloads):
+        if any(map(_buffers_of, payloads)):
             ready = [
                 (
                     pickle,
@@ -454,8 +455,9 @@ class Submitter:
         spec, function = jobs[0].spec, jobs[0].function
         first = self._next_seq
         options = self._make_options(spec, jobs)
-        since = time.monotonic() if spec.timeout_s else 0.0
-        retained = Retained(first, options, function, columns, frames, since)
+        retained = Retained(first, options, function, columns, frames)
+        if spec.timeout_s:
+            retained.since = time.monotonic()
         ledger = self._link.ledger
         with self._link.lock:
             seq = first
@@ -519,6 +521,10 @@ class Submitter:
         return header, function.frames
 
 
+_pickle_of: Callable[[Any], Any] = itemgetter(0)
+_buffers_of: Callable[[Any], Any] = itemgetter(1)
+
+
 def _ranges(works: Iterable[Work]) -> list[SeqRange]:
     return [SeqRange(first, count) for work in works for _, first, count in work.ranges]
 
@@ -535,13 +541,13 @@ def _same(one: PackedFunction | None, other: PackedFunction | None) -> bool:
 
 
 def _write(writer: PayloadWriter, payloads: Sequence[Payload] | Sequence[Packed]) -> None:
-    if any(payload[1] for payload in payloads):
+    if any(map(_buffers_of, payloads)):
         for pickle, buffers in payloads:
             writer.append(pickle, buffers)  # type: ignore[arg-type]
     elif len(payloads) == 1:
         writer.append(payloads[0][0])
     else:
-        writer.extend([payload[0] for payload in payloads])
+        writer.extend(list(map(_pickle_of, payloads)))
 
 
 def pack_in_groups(
@@ -559,7 +565,10 @@ def pack_in_groups(
     while chunk := list(islice(iterator, size)):
         classes = ClassTable()
         packed = pack_items(chunk, classes)
-        n_bytes = sum(len(p[0]) + sum(memoryview(b).nbytes for b in p[1]) for p in packed)
+        n_bytes = sum(map(len, map(_pickle_of, packed)))
+        n_bytes += sum(
+            memoryview(b).nbytes for buffers in map(_buffers_of, packed) for b in buffers
+        )
         yield packed, classes
         per_task = max(1, n_bytes // len(packed))
         size = max(1, min(4 * size, LAST_GROUP_TASKS, GROUP_MAX_BYTES // per_task))

@@ -75,6 +75,7 @@ class Desk:
     """Records and answers.
 
     Attributes:
+        noted: what was noted and not written.
         rate: of tasks that end.
         measure: gives the router's part of the metrics.
     """
@@ -87,28 +88,23 @@ class Desk:
         self._registry = registry
         self._state = state
         self.requests = RequestStore(state.functions.body)
-        self._noted: list[_Noted] = []
+        self.noted: list[_Noted] = []
         self._noted_bytes = 0
         self.rate = Rate()
         self._open: dict[PeerId, int] = {}
         self.measure: Callable[[], dict[str, Any]] = dict
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether something was noted and not written."""
-        return bool(self._noted)
-
-    @property
     def is_full(self) -> bool:
         """Whether so much was noted that it should be written now."""
-        return len(self._noted) >= FLUSH_ENTRIES or self._noted_bytes >= FLUSH_BYTES
+        return len(self.noted) >= FLUSH_ENTRIES or self._noted_bytes >= FLUSH_BYTES
 
     def note_group(self, group: TaskGroup, submitted: float) -> None:
         """Note that a group was submitted at a time (seconds since the epoch)."""
         if group.function is None or group.options.resubmits is not None:
             self._note_special(group, submitted)
         else:
-            self._noted.append((group, submitted))
+            self.noted.append((group, submitted))
         self.requests.note(group)
 
     def _note_special(self, group: TaskGroup, submitted: float) -> None:
@@ -117,11 +113,11 @@ class Desk:
         if group.function is None and group.frames:
             code = bytes(Payloads(group.columns, group.frames).pickle(0))
             self._noted_bytes += len(code)
-        self._noted.append(_group_entry(group, submitted, code))
+        self.noted.append(_group_entry(group, submitted, code))
         old = group.options.resubmits
         if old is not None:
             again = format_msg_id(group.client, group.first)
-            self._noted.append(resubmission_entry(old, again, submitted))
+            self.noted.append(resubmission_entry(old, again, submitted))
 
     def note_results(self, message: m.Results, parts: list[SliceFrames], received: float) -> None:
         """Note results that were delivered at a time, with the frames of each slice."""
@@ -135,7 +131,7 @@ class Desk:
             for frame in frames:
                 self._noted_bytes += len(frame)
             self.rate.note(received, piece.count)
-        self._noted.append((message, payloads, engine.peer if engine else b"", received))
+        self.noted.append((message, payloads, engine.peer if engine else b"", received))
 
     def note_output(self, message: m.Output, frames: Sequence[Frame], received: float) -> None:
         """Note output that an engine sent at a time."""
@@ -143,13 +139,13 @@ class Desk:
             self._noted_bytes += len(item.content)
         for frame in frames:
             self._noted_bytes += len(frame)
-        self._noted.append((message, frames, received))
+        self.noted.append((message, frames, received))
 
     def flush(self) -> None:
         """Hand over what was noted to be written."""
-        if not self._noted:
+        if not self.noted:
             return
-        noted, self._noted = self._noted, []
+        noted, self.noted = self.noted, []
         n_bytes, self._noted_bytes = self._noted_bytes + NOTE_BYTES * len(noted), 0
         # A group is not kept for its record's sake: it has the tasks' payloads.
         light: list[_Light] = [

@@ -1,21 +1,27 @@
 """The two doors through which messages come and go: for peers of this host, and of other hosts.
 
-What lives here: `Doors`, which knows who came through which. What must not: what messages mean, and
-how a door works: that is `ipyfleet_protocol.local`'s for this host, and `tcp`'s for others.
+What lives here: `Doors`, which waits at both and knows who came through which. What must not: what
+messages mean, and how a door works: that is `ipyfleet_protocol.local`'s for this host, and `tcp`'s
+for others.
+
+Descriptors tell of a state, again each time until it is dealt with. Those of zmq sockets tell of
+changes instead, once: `tcp` looks into its sockets by itself and needs to be woken only.
 """
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.local import LocalRouter
 
-from .readiness import Readiness
-
 if TYPE_CHECKING:
     from .tcp import TcpDoor
+
+_IN = 1  # EPOLLIN and POLLIN
 
 
 class Doors:
@@ -29,26 +35,35 @@ class Doors:
             `ipyfleet_protocol.local.Unreachable` if there is no such connection.
     """
 
-    def __init__(self, readiness: Readiness, local: LocalRouter) -> None:
-        """Take the door for peers of this host.
+    def __init__(self, path: Path) -> None:
+        """Open the door for peers of this host.
 
         Args:
-            readiness: what doors wait with.
-            local: the door.
+            path: of the socket; its directory is private to the user.
+
+        Raises:
+            OSError: one cannot listen there.
         """
-        self._readiness = readiness
-        self._local = local
+        # Only Linux has the first, to which it does not matter how many wait.
+        has_epoll = hasattr(select, "epoll")
+        self._poller: Any = select.epoll() if has_epoll else select.poll()
+        self._unit = 1.0 if has_epoll else 1000.0
+        self._callbacks: dict[int, Callable[[], object]] = {}
         self._tcp: TcpDoor | None = None
-        self.inbox = local.inbox
-        self.send: Callable[[bytes, Sequence[Frame]], bool] = local.send
-        readiness.on_message = local.on_ready
+        try:
+            self._local = LocalRouter(path, self._poller)
+        except BaseException:
+            self._close_poller()
+            raise
+        self.inbox = self._local.inbox
+        self.send: Callable[[bytes, Sequence[Frame]], bool] = self._local.send
 
     def add_tcp(self, tcp: TcpDoor) -> None:
         """Take the door for peers of other hosts too; before anything is sent."""
         self._tcp = tcp
         tcp.inbox = self.inbox
         tcp.on_room = self._local.on_room
-        tcp.join(self._readiness)
+        tcp.join(self.add_reader)
         self.send = self._send
 
     @property
@@ -64,7 +79,8 @@ class Doors:
 
     def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
         """Have `callback` called whenever a file descriptor can be read."""
-        self._readiness.add(fd, callback)
+        self._callbacks[fd] = callback
+        self._poller.register(fd, _IN)
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait for messages and for what else can be read, at most so long.
@@ -76,14 +92,21 @@ class Doors:
             Whether anything has come.
         """
         is_behind = bool(self.inbox)
+        tcp = self._tcp
         if is_behind:
             timeout_s = 0.0
-        elif self._tcp is not None:
-            timeout_s = self._tcp.patience_s(timeout_s)
-        has_come = self._readiness.wait(timeout_s, reads_messages=not is_behind)
-        if self._tcp is not None and not is_behind:
-            self._tcp.take_in()
-        return has_come or bool(self.inbox)
+        elif tcp is not None:
+            timeout_s = tcp.patience_s(timeout_s)
+        ready = self._poller.poll(timeout_s if timeout_s is None else timeout_s * self._unit)
+        for fd, events in ready:
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback()
+            elif not is_behind:
+                self._local.on_ready(fd, events)
+        if tcp is not None and not is_behind:
+            tcp.take_in()
+        return bool(ready or self.inbox)
 
     def disconnect(self, identity: bytes) -> None:
         """End a peer's connection, if it is one of this host; what was received before counts."""
@@ -94,13 +117,17 @@ class Doors:
         self._local.close(linger_s)
         if self._tcp is not None:
             self._tcp.close(linger_s)
-        self._readiness.close()
+        self._close_poller()
 
     def _send(self, identity: bytes, frames: Sequence[Frame]) -> bool:
         if identity in self._local:
             return self._local.send(identity, frames)
         assert self._tcp is not None
         return self._tcp.send(identity, frames)
+
+    def _close_poller(self) -> None:
+        if hasattr(self._poller, "close"):
+            self._poller.close()
 
 
 __all__ = ["Doors"]

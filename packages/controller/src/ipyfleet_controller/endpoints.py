@@ -23,7 +23,7 @@ from ipyfleet_protocol.connection import (
     save_connection_file,
 )
 from ipyfleet_protocol.errors import ConnectionFileError, ConnectionFileStale
-from ipyfleet_protocol.local import LocalRouter, local_url
+from ipyfleet_protocol.local import local_url
 from ipyfleet_protocol.paths import (
     FileRole,
     blob_dir,
@@ -37,7 +37,6 @@ from ipyfleet_protocol.paths import (
 from .doors import Doors
 from .hub.journal import KeysKept, Recollection, recall
 from .journal import JournalFile, read_journal
-from .readiness import Readiness
 
 if TYPE_CHECKING:
     from .curve import KeyRing
@@ -140,8 +139,7 @@ class ControllerSite:
             remove_empty_runtime_dirs(self._runtime_dir)
             path = self._runtime_dir / SOCKET
             path.unlink(missing_ok=True)  # of one that died, and whose place this one takes
-            readiness = Readiness()
-            self._doors = Doors(readiness, LocalRouter(path, readiness.poller))
+            self._doors = Doors(path)
             self._urls.append(local_url(path))
             if self._ip:
                 self._doors.add_tcp(self._open_tcp())

@@ -158,7 +158,7 @@ class Outbox:
     ) -> None:
         """Send a message now, or as soon as the peer's pipe has room, or after a break."""
         self.n_sent += 1
-        identity = routing_id(peer, channel)
+        identity: RoutingId = peer + channel.suffix  # type: ignore[assignment]  # `routing_id`
         message = (header, *frames)
         line = self._lines.get(identity)
         if line is None:
@@ -212,7 +212,12 @@ class Outbox:
     def _post(self, identity: RoutingId, message: Sequence[Frame]) -> None:
         backlog = self._backlogs.get(identity) if self._backlogs else None
         if backlog is None:
-            if self._try(identity, message):
+            try:
+                # What `_try` does.
+                if self._send(self._addresses.get(identity, identity), message):
+                    return
+            except Unreachable:
+                self._note_unreachable(identity)
                 return
             backlog = self._backlogs[identity] = Backlog()
         backlog.messages.append(message)

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from ipyfleet_protocol.columns import Frame, Payloads
 from ipyfleet_protocol.ids import PeerId
 from ipyfleet_protocol.messages import Columns, Function, Options
@@ -35,7 +37,7 @@ class StoredRequest(NamedTuple):
     target: int | None
 
 
-class _Kept(NamedTuple):
+class _Kept(msgspec.Struct, gc=False):
     client: PeerId
     first: int
     n_tasks: int
@@ -86,7 +88,10 @@ class RequestStore:
             n_bytes,
         )
         self._order.append(kept)
-        self._by_client.setdefault(group.client, deque()).append(kept)
+        of_client = self._by_client.get(group.client)
+        if of_client is None:
+            of_client = self._by_client[group.client] = deque()
+        of_client.append(kept)
         self.n_bytes += n_bytes
         while self.n_bytes > self._max_bytes:
             self._drop_oldest()

@@ -40,10 +40,7 @@ class Sessions:
 
     def note(self, line: Line, parts: Sequence[Frame], now: float) -> None:
         """Count a message that came over a line."""
-        n_bytes = 0
-        for part in parts:
-            n_bytes += len(part)
-        if line.received.note(n_bytes, now):
+        if line.received.note(sum(map(len, parts)), now):
             self._acknowledge(line, line.received.told())
         elif line.identity not in self._pending:
             self._pending[line.identity] = line

@@ -35,7 +35,6 @@ from ipyfleet_protocol.local import Unreachable
 from ipyfleet_protocol.messages import Probe, Refused
 
 from .curve import Doorkeeper, KeyRing
-from .readiness import Readiness
 
 SEND_QUEUE = 1024
 """Messages that the socket keeps for a peer that does not read; the rest waits in the outbox."""
@@ -126,14 +125,14 @@ class TcpDoor:
             self.close(0.0)
             raise OSError(error.errno, zmq.strerror(error.errno or 0)) from error
 
-    def join(self, readiness: Readiness) -> None:
-        """Have the loop woken by what happens here."""
-        readiness.add(_descriptor(self._socket), _wake_up)
+    def join(self, add_reader: Callable[[int, Callable[[], object]], None]) -> None:
+        """Have the loop woken by what happens here; `add_reader` is `Doors.add_reader`."""
+        add_reader(_descriptor(self._socket), _wake_up)
         for socket, callback in (
             (self._doorkeeper.socket, self._doorkeeper.answer),
             (self._monitor, self._on_disconnect),
         ):
-            readiness.add(_descriptor(socket), callback)
+            add_reader(_descriptor(socket), callback)
             callback()  # only who has looked and found nothing is told of news
 
     def close(self, linger_s: float) -> None:

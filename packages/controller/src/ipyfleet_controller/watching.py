@@ -23,18 +23,19 @@ class ResultWatches:
     """Requests that wait for tasks.
 
     Attributes:
+        watched: per owner and task, who waits for it.
         due: per request the msg_ids of tasks that have ended since it was told last.
     """
 
     def __init__(self, is_live: Callable[[PeerId, int], bool]) -> None:
         """Take a function that says whether a task of a client has yet to end."""
         self._is_live = is_live
-        self._watched: dict[PeerId, dict[int, list[Asked]]] = {}
+        self.watched: dict[PeerId, dict[int, list[Asked]]] = {}
         self._counts: Counter[PeerId] = Counter()
         self.due: dict[Asked, list[str]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._watched.values()))
+        return sum(map(len, self.watched.values()))
 
     def add(self, client: PeerId, request: int, msg_ids: Collection[str]) -> bool:
         """Have a request told when those of the tasks end that have not ended.
@@ -50,13 +51,13 @@ class ResultWatches:
             except ValueError:
                 continue  # the records do not know it either, and the answer says so
             if self._is_live(owner, seq):
-                self._watched.setdefault(owner, {}).setdefault(seq, []).append((client, request))
+                self.watched.setdefault(owner, {}).setdefault(seq, []).append((client, request))
                 self._counts[client] += 1
         return True
 
     def note(self, client: PeerId, pieces: Iterable[ResultSlice]) -> None:
         """Take in that tasks of a client have ended."""
-        watched = self._watched.get(client)
+        watched = self.watched.get(client)
         if watched is None:
             return
         for piece in pieces:
@@ -67,18 +68,18 @@ class ResultWatches:
                     self.due.setdefault(asked, []).append(f"{client.hex()}_{seq}")
                     self._counts[asked[0]] -= 1
         if not watched:
-            del self._watched[client]
+            del self.watched[client]
 
     def forget(self, client: PeerId) -> None:
         """Drop the requests of a client that is gone."""
         del self._counts[client]
-        for owner, watched in list(self._watched.items()):
+        for owner, watched in list(self.watched.items()):
             for seq, asked in list(watched.items()):
                 asked[:] = [entry for entry in asked if entry[0] != client]
                 if not asked:
                     del watched[seq]
             if not watched:
-                del self._watched[owner]
+                del self.watched[owner]
         for entry in [entry for entry in self.due if entry[0] == client]:
             del self.due[entry]
 

@@ -27,6 +27,7 @@ from ipyfleet_protocol.connection import ConnectionInfo, host_id, load_connectio
 from ipyfleet_protocol.errors import ConnectionFileError
 from ipyfleet_protocol.ids import PeerId, new_peer_id
 from ipyfleet_protocol.tunnel import Tunnel
+from ipyfleet_protocol.versions import package_versions
 
 from . import __version__
 from .guard import Guard
@@ -280,8 +281,7 @@ class IPEngineApp(Application):
         self._start_logging(logs / f"{stem}.log" if self.log_to_file else None)
         cap_native_threads(self.n, os.cpu_count(), os.environ)
         if self.fork:
-            self.kernel = self._make_kernel()
-            self._warm_up(self.kernel)
+            self.kernel = self._make_warm_kernel()
         info = self._load_connection()
         peer = new_peer_id()
         nursery = Nursery(logs, stem)
@@ -379,19 +379,23 @@ class IPEngineApp(Application):
 
         return make_kernel(OutputCollector(self.output_max_bytes), self.config)
 
-    @staticmethod
-    def _warm_up(kernel: FleetKernel) -> None:
-        """Have everything imported and cached that an engine's first tasks need; then freeze it.
+    def _make_warm_kernel(self) -> FleetKernel:
+        """Make the kernel, with all imported and cached that engines need until their first tasks.
 
-        What is in memory now is shared by all engines as long as nobody writes to it; the garbage
-        collector would, so it is told to leave these objects alone.
+        What is in memory then is shared by all engines as long as nobody writes to it; the garbage
+        collector would, so it is told to leave these objects alone. Before, it would find nothing
+        worth its time.
         """
+        gc.disable()
+        kernel = self._make_kernel()
         from . import engine  # noqa: F401 - imported for its imports
         from .ipykernel_hooks import warm_up
 
         warm_up(kernel)
-        gc.collect()
+        package_versions()
         gc.freeze()
+        gc.enable()
+        return kernel
 
     def _start_logging(self, path: Path | None) -> None:
         from ipyfleet_protocol.logs import log_handler

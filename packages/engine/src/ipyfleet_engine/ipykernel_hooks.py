@@ -362,7 +362,10 @@ def warm_up(kernel: Any) -> None:
     """
     import asyncio
 
-    # Another import that only the pickling of a function by value makes.
+    # What every engine imports before its first task, and what pickles a function by value.
+    import IPython.extensions.storemagic  # noqa: F401
+    import tornado.platform.asyncio  # noqa: F401
+
     import ipyfleet_protocol.serialize.by_value  # noqa: F401
 
     asyncio.run(kernel.do_execute("pass", True, False))

@@ -13,7 +13,7 @@ range.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -34,7 +34,6 @@ from .messages import (
 
 T = TypeVar("T")
 
-_new_tuple = tuple.__new__
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
@@ -46,7 +45,7 @@ encode_part = _encoder.encode
 """Return the msgpack of a struct that travels inside a payload, such as an `ErrorInfo`."""
 
 
-class SliceFrames(NamedTuple):
+class SliceFrames(msgspec.Struct, gc=False):
     """The frames of one group or slice of a message."""
 
     function: Sequence[Frame]
@@ -113,8 +112,7 @@ def split(message: Submit | RunTasks | Results, frames: Sequence[Frame]) -> list
             raise ProtocolError(
                 f"a packed frame has {len(frames[start])} bytes where {announced} are announced"
             )
-        # Without its own __new__, a Python call for each message.
-        out.append(_new_tuple(SliceFrames, (frames[position:start], frames[start:end])))
+        out.append(SliceFrames(frames[position:start], frames[start:end]))
         position = end
     if position != len(frames):
         raise ProtocolError(f"a message announces {position} frames and has {len(frames)}")

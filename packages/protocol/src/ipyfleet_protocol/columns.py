@@ -89,6 +89,14 @@ def pack_pickles(pickles: Sequence[bytes | memoryview]) -> tuple[Columns, list[F
     return Columns(uint32_column(map(len, pickles))), [packed]
 
 
+def sum_float64(column: bytes) -> float:
+    """Return the sum of a float64 column, which is of the right length."""
+    if len(column) == 8:  # a lone task's
+        value: float = _FLOAT64.unpack(column)[0]
+        return value
+    return sum(read_float64(column))
+
+
 class PayloadWriter:
     """Packs payloads, one task after the other.
 
@@ -166,10 +174,11 @@ class Payloads:
     Attributes:
         columns: where what is.
         packed: the frame of the small pickles.
+        ends: 0, and where the pickle of each task ends in it.
         buffers: the frames of the large buffers of all tasks.
     """
 
-    __slots__ = ("_buffer_ends", "_ends", "_packed_view", "buffers", "columns", "packed")
+    __slots__ = ("_buffer_ends", "_packed_view", "buffers", "columns", "ends", "packed")
 
     def __init__(self, columns: Columns, frames: Sequence[Frame]) -> None:
         """Take columns and frames that `codec.split` has checked.
@@ -184,7 +193,7 @@ class Payloads:
         self.buffers = frames[1:]
         self._packed_view = memoryview(self.packed)
         sizes = columns.sizes
-        self._ends: Sequence[int] = (
+        self.ends: Sequence[int] = (
             array("Q", accumulate(read_uint32(sizes), initial=0))
             if len(sizes) != 4
             else (0, int.from_bytes(sizes, "little"))
@@ -196,7 +205,7 @@ class Payloads:
         )
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.ends) - 1
 
     @property
     def n_bytes(self) -> int:
@@ -205,7 +214,7 @@ class Payloads:
 
     def pickle(self, index: int) -> memoryview:
         """Return the packed part of one payload, not copied."""
-        return self._packed_view[self._ends[index] : self._ends[index + 1]]
+        return self._packed_view[self.ends[index] : self.ends[index + 1]]
 
     def buffer_frames(self, index: int) -> Sequence[Frame]:
         """Return the buffer frames of one payload."""
@@ -225,7 +234,7 @@ class Payloads:
         if start == 0 and stop == len(self):
             return self.columns, [self.packed, *self.buffers]
         columns = Columns(sizes=self.columns.sizes[4 * start : 4 * stop])
-        frames: list[Frame] = [self._packed_view[self._ends[start] : self._ends[stop]]]
+        frames: list[Frame] = [self._packed_view[self.ends[start] : self.ends[stop]]]
         if self._buffer_ends is not None:
             first, end = self._buffer_ends[start], self._buffer_ends[stop]
             if end > first:
@@ -243,5 +252,6 @@ __all__ = [
     "pack_pickles",
     "read_float64",
     "read_uint32",
+    "sum_float64",
     "uint32_column",
 ]

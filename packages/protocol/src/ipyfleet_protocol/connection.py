@@ -25,7 +25,6 @@ import os
 import re
 import socket
 import stat
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -185,6 +184,8 @@ def save_connection_file(path: Path, info: ConnectionInfo) -> None:
     Raises:
         ConnectionFileError: if it cannot be written. What was there before is still there then.
     """
+    import tempfile  # with all that it imports
+
     content = msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n"
     temporary = ""
     try:

@@ -11,7 +11,6 @@ import errno
 import functools
 import hashlib
 import os
-import platform
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ def host_id() -> str:
     try:
         parts = [Path("/proc/sys/kernel/random/boot_id").read_text().strip()]
     except OSError:
+        import platform
         import uuid
 
         parts = [platform.node(), f"{uuid.getnode():x}"]

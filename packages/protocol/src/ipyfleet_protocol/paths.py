@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import time
 from pathlib import Path
@@ -155,9 +154,11 @@ def remove_runtime_dir(path: Path) -> None:
     Raises:
         OSError: if it cannot be removed.
     """
+    from shutil import rmtree
+
     while True:
         try:
-            shutil.rmtree(path)
+            rmtree(path)
         except FileNotFoundError:
             # Another process has removed a file of it, or all.
             if not path.exists():

@@ -83,9 +83,7 @@ class Sent:
 
         To be called for every counted message, also for those that cannot be sent now.
         """
-        size = 0
-        for frame in frames:
-            size += len(frame)
+        size = sum(map(len, frames))
         self._kept.append(frames)
         self._sizes.append(size)
         self.count += 1

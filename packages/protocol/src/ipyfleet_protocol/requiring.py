@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Self
@@ -107,7 +106,9 @@ class Dependent:
                     f"{role} of a dependent function must be callable, not "
                     f"{type(function).__name__}: @depend(condition, *arguments) above the function"
                 )
-        if inspect.iscoroutinefunction(df):
+        from inspect import iscoroutinefunction
+
+        if iscoroutinefunction(df):
             raise TypeError("the condition of a dependent function must not be async")
         self.f = f
         self.df = df

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from ipyfleet_controller.curve import KeyRing
 from ipyfleet_controller.doors import Doors
-from ipyfleet_controller.readiness import Readiness
 from ipyfleet_controller.tcp import TcpDoor
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.connection import new_connection_info, new_instance
-from ipyfleet_protocol.local import LocalRouter, local_url
+from ipyfleet_protocol.local import local_url
 
 from .raw import RawChannel, RawChannels
 
@@ -34,8 +33,7 @@ class Threshold:
 
     def __init__(self, directory: Path, kind: str) -> None:
         self.kind = kind
-        readiness = Readiness()
-        self.doors = Doors(readiness, LocalRouter(directory / "s", readiness.poller))
+        self.doors = Doors(directory / "s")
         url, info = local_url(directory / "s"), None
         if kind == "tcp":
             keys = KeyRing.make()

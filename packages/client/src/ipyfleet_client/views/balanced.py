@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ipyfleet_client.asyncresult import AsyncResult
 from ipyfleet_client.dependencies import DependencyFlag, read_dependency
 from ipyfleet_client.mapresult import AsyncMapResult, JoinedResult
-from ipyfleet_client.partition import Dist, as_sequence, partition
+from ipyfleet_client.partition import Dist, as_sequence, cut_in_chunks, partition
 from ipyfleet_client.pending import Work
 from ipyfleet_client.placement import (
     NO_RESOURCES,
@@ -202,18 +202,13 @@ class LoadBalancedView(View):
         label: str | None,
     ) -> AsyncMapResult:
         spec = self._spec("map", label)
-        chunks: list[tuple[list[Any], ...]] = []
-        lengths: list[int] = []
-        items = zip(*sequences)  # noqa: B905 - the shortest ends it
-        while rows := list(islice(items, chunksize)):
-            lengths.append(len(rows))
-            chunks.append(tuple(list(column) for column in zip(*rows, strict=True)))
+        chunks = list(cut_in_chunks(sequences, chunksize))
         work = self._new_work(len(chunks), "map", function.function.name)
         work.label = spec.label
         result = AsyncMapResult(
             self.client,
             work,
-            chunks=lengths,
+            chunks=[len(chunk[0]) for chunk in chunks],
             ordered=ordered,
             return_exceptions=return_exceptions,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from traitlets.utils.importstring import import_item
 
 from .base import ControllerLauncher, EngineLauncher, Launcher
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 Kind: TypeAlias = Literal["controller", "engine"]
 
@@ -50,16 +52,23 @@ def _find(kind: Kind, name: str) -> object:
             return import_item(name)
         except ImportError as error:
             raise ValueError(f"cannot import the {kind} launcher {name!r}: {error}") from error
-    for entry in entry_points(group=GROUPS[kind]):
+    for entry in _announced(kind):
         if entry.name.lower() == name.lower():
             return entry.load()
     known = ", ".join(all_launchers(kind))
     raise ValueError(f"no {kind} launcher is called {name!r}; installed: {known}")
 
 
+def _announced(kind: Kind) -> EntryPoints:
+    # Its import takes a quarter of the time that ours does.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUPS[kind])
+
+
 def all_launchers(kind: Kind) -> list[str]:
     """Return the short names of the installed launchers of a kind, sorted."""
-    announced = {entry.name for entry in entry_points(group=GROUPS[kind])}
+    announced = {entry.name for entry in _announced(kind)}
     return sorted(announced | set(_BUILT_IN[kind]))
 
 
@@ -69,7 +78,7 @@ def abbreviate_launcher_class(kind: Kind, cls: type[Launcher]) -> str:
     for name, built_in in _BUILT_IN[kind].items():
         if built_in == path:
             return name
-    for entry in entry_points(group=GROUPS[kind]):
+    for entry in _announced(kind):
         if entry.value.replace(":", ".") == path:
             return entry.name
     return path

@@ -5,8 +5,8 @@ What lives here: `Admission`. What must not: what happens to tasks later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ipyfleet_protocol.ids import EngineId
 from ipyfleet_protocol.messages import ErrorInfo, Group, Options
@@ -22,6 +22,9 @@ from .runs import ANYWHERE, Constraint, Run
 from .state import SchedulerState
 from .wording import no_engine_left, no_such_engine
 
+if TYPE_CHECKING:
+    from .placing import Placer
+
 
 class Admission:
     """Lets groups in."""
@@ -34,21 +37,26 @@ class Admission:
         self,
         event: ev.SubmitEvent,
         now: float,
-        place_lone: Callable[[Run, float], bool] | None = None,
+        placer: Placer | None = None,
     ) -> list[Instruction]:
         """Let the tasks of groups wait; end those that cannot run.
 
         Args:
             event: the groups.
             now: the time.
-            place_lone: places a task that need not wait at all, or returns False.
+            placer: places tasks that need not wait at all; None if all have to.
         """
         index = self._state.groups.get(event.client)
         if index is None:
             index = self._state.groups[event.client] = GroupIndex()
         out: list[Instruction] = []
         endings: list[tuple[Run, ErrorInfo]] = []
-        for group, frames in merge_groups(event.groups, event.frames):
+        is_one = len(event.groups) == 1
+        for group, frames in (
+            ((event.groups[0], event.frames[0]),)
+            if is_one
+            else merge_groups(event.groups, event.frames)
+        ):
             if group.first < index.next_seq:
                 reason = f"tasks {group.first} … are submitted after {index.next_seq - 1}"
                 out.append(Refuse(event.client, reason))
@@ -57,7 +65,7 @@ class Admission:
             index.add(tasks)
             out.append(RecordGroup(tasks))
             self._state.story.note(now, event.client, group.first, group.count, "submitted")
-            ended = self._admit(tasks, group, frames.function, now, place_lone)
+            ended = self._admit(tasks, group, frames.function, now, placer)
             if ended:
                 # At once: a group of the same message may depend on it.
                 self._state.note_endings(ended, State.QUEUED, now)
@@ -70,19 +78,19 @@ class Admission:
         group: Group,
         body: Sequence[Any],
         now: float,
-        place_lone: Callable[[Run, float], bool] | None,
+        placer: Placer | None,
     ) -> list[tuple[Run, ErrorInfo]]:
         """Let a new group's tasks wait; return those that cannot run."""
         state, options = self._state, group.options
-        run = Run(tasks, 0, tasks.count)
         if tasks.function is not None and not state.functions.acquire(
             tasks.client, tasks.function, body
         ):
             error = own_error("KernelError", "the function's body is not known to the controller")
             tasks.function = None
-            return [(run, error)]
+            return [(Run(tasks, 0, tasks.count), error)]
         if options.placement == "direct":
-            return self._admit_direct(tasks, options.targets or [])
+            return self._admit_direct(tasks, options.targets or [], now, placer)
+        run = Run(tasks, 0, tasks.count)
         if not state.engines and state.patience_until is None:
             return [(run, own_error("NoEnginesRegistered"))]
         constraint = constraint_of(options)
@@ -96,16 +104,16 @@ class Admission:
             impossible = self._dependencies.block(run, constraint)
             return [(run, impossible)] if impossible is not None else []
         if (
-            place_lone is None
+            placer is None
             or constraint is not ANYWHERE
             or tasks.count > 1
-            or not place_lone(run, now)
+            or not placer.place_lone(run, now)
         ):
             state.waiting.push(run, constraint)
         return []
 
     def _admit_direct(
-        self, tasks: TaskGroup, targets: Sequence[int]
+        self, tasks: TaskGroup, targets: Sequence[int], now: float, placer: Placer | None
     ) -> list[tuple[Run, ErrorInfo]]:
         impossible = []
         start = 0
@@ -118,9 +126,11 @@ class Admission:
             engine = self._state.engines.get(EngineId(target))
             if engine is None or engine.is_leaving:
                 impossible.append((run, no_such_engine(self._state, target, tasks)))
-            else:
+            elif (
+                placer is None or stop - start > 1 or not placer.place_lone_direct(engine, run, now)
+            ):
                 engine.direct.append(run)
-                engine.n_direct += len(run)
+                engine.n_direct += stop - start
                 self._state.direct.add(engine)
             start = stop
         return impossible

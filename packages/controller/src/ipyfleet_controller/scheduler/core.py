@@ -83,12 +83,12 @@ class SchedulerCore:
         """Whether a `PlaceEvent` could do anything now. Asking saves the second of the two that a
         lone task causes.
         """
-        state = self.state
+        state, waiting = self.state, self.state.waiting
         return bool(
-            self._placer.has_sent
-            or state.direct
-            or (state.open and state.waiting.n_ready)
+            state.direct
+            or (waiting.n_tasks > waiting.n_dormant and state.open)
             or state.stealable
+            or self._placer.sent
         )
 
     def story(self, client: PeerId, seq: int) -> list[str]:
@@ -140,7 +140,8 @@ class SchedulerCore:
 
     def _handle_submit(self, event: ev.SubmitEvent, now: float) -> list[Instruction]:
         if self._resumer.is_idle and len(event.groups) == 1 and not event.groups[0].ended:
-            return self._admission.submit(event, now, self._placer.place_lone)
+            admitted = self._admission.submit(event, now, self._placer)
+            return [*self._placer.take_sent(), *admitted]
         return self._resumer.take(event, now)
 
     def _handle_cancel(self, event: ev.CancelEvent, now: float) -> list[Instruction]:

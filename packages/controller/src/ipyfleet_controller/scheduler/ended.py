@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from ipyfleet_protocol.ids import EngineId, PeerId
@@ -132,6 +132,25 @@ class EndedTasks:
                 del self._clients[client]
 
 
+def with_gaps(
+    runs: Iterable[EndedRun], first: int, end: int
+) -> Iterator[tuple[int, int, EndedRun | None]]:
+    """Yield from where to where each of some runs is, and between them, with None, what is in none.
+
+    Args:
+        runs: in order, all within ``first … end-1``.
+        first, end: the whole.
+    """
+    at = first
+    for run in runs:
+        if at < run[0]:
+            yield at, run[0], None
+        yield run[0], run[1], run
+        at = run[1]
+    if at < end:
+        yield at, end, None
+
+
 def runs_of(group: TaskGroup, start: int, stop: int) -> Iterator[EndedRun]:
     """Yield how tasks ``start … stop-1`` of a group ended, those that have, in order."""
     at = start
@@ -163,4 +182,4 @@ def _stretches(group: TaskGroup, start: int, stop: int, engine: EngineId) -> Ite
         start = end
 
 
-__all__ = ["ENDED_MAX_RUNS", "EndedRun", "EndedTasks", "runs_of"]
+__all__ = ["ENDED_MAX_RUNS", "EndedRun", "EndedTasks", "runs_of", "with_gaps"]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from ipyfleet_protocol.ids import EngineId, PeerId
 
@@ -18,7 +19,7 @@ from .group import TaskGroup
 from .runs import Constraint, Run, split_runs
 
 
-class Slice(NamedTuple):
+class Slice(msgspec.Struct):
     """Tasks of one group on one engine, with contiguous ordinals.
 
     Attributes:
@@ -44,8 +45,14 @@ class Slice(NamedTuple):
 
     def part(self, ordinal: int, end: int) -> Slice:
         """Return the slice's tasks with ordinals ``ordinal … end-1``."""
-        return self._replace(
-            start=self.start + ordinal - self.ordinal, n_tasks=end - ordinal, ordinal=ordinal
+        return Slice(
+            self.group,
+            self.start + ordinal - self.ordinal,
+            end - ordinal,
+            self.attempt,
+            ordinal,
+            self.cost_s,
+            self.constraint,
         )
 
 
@@ -214,7 +221,8 @@ class EngineQueue:
         if taken:
             self.progress_at = now
             self.is_stuck = False
-            self.n_completed += sum(piece.n_tasks for piece in taken)
+            for piece in taken:
+                self.n_completed += piece.n_tasks
         return taken
 
     def remove_direct(self, client: PeerId, first: int, end: int) -> list[Run]:

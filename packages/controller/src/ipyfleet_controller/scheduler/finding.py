@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipyfleet_protocol.ids import PeerId
 from ipyfleet_protocol.messages import Dependency, TaskRange
 
-from .ended import EndedRun
+from .ended import EndedRun, with_gaps
 from .group import TaskGroup
 from .instructions import EndedTask
 from .state import SchedulerState
@@ -70,41 +70,21 @@ def _find_ended(
     found: Found,
 ) -> None:
     """Note how tasks ended that are in no group that lives."""
-    if answers:
-        # They know better than who is not sure.
-        known = [
-            (max(part.first, first), min(part.end, end), part.state, part.engine)
-            for part in answers
-            if part.client == client and part.first < end and first < part.end
-        ]
-        at = first
-        for part in sorted(known):
-            _find_remembered(state, client, at, part[0], answers, found)
-            found.ended.append((client, part))
-            at = part[1]
-        first = at
-    _find_remembered(state, client, first, end, answers, found)
-
-
-def _find_remembered(
-    state: SchedulerState,
-    client: PeerId,
-    first: int,
-    end: int,
-    answers: Sequence[EndedTask] | None,
-    found: Found,
-) -> None:
-    at = first
-    for part in state.ended.find(client, first, end):
-        if at < part[0]:
-            _note_unknown(state, client, at, part[0], answers, found)
-        if part[3] == UNSURE and answers is None:
-            found.doubtful.append(TaskRange(client, part[0], part[1] - part[0]))
-        else:
-            found.ended.append((client, part))
-        at = part[1]
-    if at < end:
-        _note_unknown(state, client, at, end, answers, found)
+    # The records know better than who is not sure.
+    recorded = [
+        (max(part.first, first), min(part.end, end), part.state, part.engine)
+        for part in answers or ()
+        if part.client == client and part.first < end and first < part.end
+    ]
+    for low, high, run in with_gaps(sorted(recorded), first, end):
+        remembered = [run] if run is not None else state.ended.find(client, low, high)
+        for start, stop, part in with_gaps(remembered, low, high):
+            if part is None:
+                _note_unknown(state, client, start, stop, answers, found)
+            elif part[3] == UNSURE and answers is None:
+                found.doubtful.append(TaskRange(client, start, stop - start))
+            else:
+                found.ended.append((client, part))
 
 
 def _note_unknown(

@@ -67,7 +67,8 @@ class FunctionStore:
         """Note that a group that called the function has ended."""
         body = self._bodies[function.digest]
         body.n_groups -= 1
-        self._drop_unused(function.digest, body)
+        if not body.clients:
+            self._drop_unused(function.digest, body)
 
     def body(self, digest: bytes) -> Sequence[Frame] | None:
         """Return the frames of a function, or None if it is not here."""

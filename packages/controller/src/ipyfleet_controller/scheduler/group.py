@@ -56,6 +56,8 @@ STATE_OF_STATUS = {
 }
 """The final state that a byte of `ResultSlice.status` stands for."""
 
+_PLACED = int(State.PLACED)
+
 _STATES_OF_STATUS = bytes(STATE_OF_STATUS.get(status, 0) for status in range(256))
 
 
@@ -166,13 +168,14 @@ class TaskGroup:
         Raises:
             IllegalTransition: if one of them is elsewhere or may not go there. Nothing has changed.
         """
-        self._require(start, stop, source)
         if target not in TRANSITIONS[source]:
             raise IllegalTransition(f"{self!r}: {source.name} -> {target.name}")
-        if stop - start == 1:
-            self.states[start] = target
+        states = self.states
+        if stop - start == 1 and states[start] == source:
+            states[start] = target
         else:
-            self.states[start:stop] = bytes((target,)) * (stop - start)
+            self._require(start, stop, source)
+            states[start:stop] = bytes((target,)) * (stop - start)
         if target > State.PLACED:
             self._end(stop - start)
 
@@ -182,7 +185,8 @@ class TaskGroup:
         Raises:
             IllegalTransition: if one of them is not placed. Nothing has changed.
         """
-        self._require(start, stop, State.PLACED)
+        if stop - start != 1 or self.states[start] != _PLACED:
+            self._require(start, stop, State.PLACED)
         self.states[start:stop] = status.translate(_STATES_OF_STATUS)
         self._end(stop - start)
 
@@ -232,8 +236,12 @@ class GroupIndex:
 
     def add(self, group: TaskGroup) -> None:
         """Add a group that comes after all others that were added."""
-        self.insert(group)
-        self.next_seq = group.end
+        groups = self._groups
+        if groups and groups[-1].first > group.first:
+            self.insert(group)  # behind it there is one of which only an engine has told
+        else:
+            groups.append(group)
+        self.next_seq = group.first + group.count
 
     def insert(self, group: TaskGroup) -> None:
         """Put a group in its place, whatever comes after it."""

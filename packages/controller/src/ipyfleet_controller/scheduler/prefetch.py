@@ -98,7 +98,8 @@ class Estimates:
         """Return the estimate for the tasks of a group; it keeps the same one."""
         if group.estimate is not None:
             return group.estimate
-        kind = kind_of(group.function.digest if group.function else None, group.client)
+        function = group.function
+        kind = function.digest if function is not None else kind_of(None, group.client)
         estimate = self._by_kind.get(kind)
         if estimate is None:
             estimate = self._by_kind[kind] = Estimate()

