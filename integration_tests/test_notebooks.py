@@ -20,6 +20,13 @@ from nbclient import NotebookClient
 from ipyfleet_testing.outputs import in_engine_order
 
 NOTEBOOKS = sorted((Path(__file__).parent / "notebooks").glob("*.ipynb"))
+PATIENCE = """
+from ipyfleet_client import streaming
+streaming.GATHER_FIRST_S = streaming.ERRORS_S = streaming.VALUES_S = 60.0
+"""
+"""Run before a notebook: on a busy machine engines that say something together may be apart. They
+are waited for, so that they are shown together; where they are not apart this takes no time."""
+
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -64,6 +71,7 @@ def test_notebook(path: Path, ipcluster: Path, monkeypatch: pytest.MonkeyPatch) 
     notebook = nbformat.read(path, as_version=4)
     for module in notebook.metadata.get("requires", ()):
         pytest.importorskip(module, reason=f"needs {module}", exc_type=Exception)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(PATIENCE))
     runner = NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=False)
     runner.execute(cwd=os.fspath(path.parent))
     for cell in notebook.cells:

@@ -361,7 +361,7 @@ class Dealers:
     def __init__(self, info: ConnectionInfo, url: str = "") -> None:
         self.info = info
         self.instance = bytes.fromhex(info.instance)
-        self.url = url or pick_url(info, "unix://")
+        self.url = url or pick_url(info)
         self._channels = RawChannels(self.url)
         self._sockets: list[RawChannel] = []
 

@@ -259,10 +259,11 @@ class FakeController:
             return
         received = message.received if message.incarnation == self.incarnation else 0
         if isinstance(message, m.Attach):
-            self.send(peer, channel, m.Attached(self.incarnation, got.count))
+            self.send(peer, channel, m.Attached(self.incarnation, got.count, message.greeting))
         else:
             welcome = m.Welcome(bytes.fromhex(self.instance), self.engines.get(peer, -1))
             welcome.incarnation, welcome.received = self.incarnation, got.count
+            welcome.greeting = message.greeting
             self.send(peer, channel, welcome)
         for frames in sent.unacknowledged(received):
             self.wire.send(self.addresses[peer, channel], frames)
@@ -336,6 +337,7 @@ class FakeController:
                 self.hellos[peer] = message
                 if self.welcome and not message.incarnation:
                     welcome = m.Welcome(bytes.fromhex(self.instance), incarnation=self.incarnation)
+                    welcome.greeting = message.greeting
                     self.send(peer, Channel.AGENT, welcome)
             case m.EngineExited():
                 self.exited.append(message)
@@ -356,6 +358,7 @@ class FakeController:
             self.engines[peer] = len(self.engines)
             welcome = m.Welcome(bytes.fromhex(self.instance), engine_id=self.engines[peer])
             welcome.incarnation = self.incarnation
+            welcome.greeting = self.hellos[peer].greeting
             self.send(peer, Channel.CONTROL, welcome)
 
     def _note_results(self, piece: m.ResultSlice, frames: Sequence[Any], channel: Channel) -> None:

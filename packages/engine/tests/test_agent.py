@@ -329,7 +329,9 @@ def test_a_refused_engine_says_why(controller: Any) -> None:
     process = controller.start("-n=1", stderr=subprocess.PIPE, text=True)
     controller.until(lambda: len(controller.hellos) == 2)
     agent = agent_of(controller)
-    controller.send(agent, Channel.AGENT, m.Welcome(bytes.fromhex(controller.instance)))
+    welcome = m.Welcome(bytes.fromhex(controller.instance))
+    welcome.greeting = controller.hellos[agent].greeting
+    controller.send(agent, Channel.AGENT, welcome)
     engine = next(p for p in controller.hellos if p != agent)
     controller.send(engine, Channel.CONTROL, m.Refused("another version"))
     exited = controller.expect(m.EngineExited)

@@ -23,7 +23,13 @@ FIRST, SECOND = b"first---", b"second--"
 class Other:
     """The other side, and the channel under test, `channel`."""
 
-    def __init__(self, make_wire: Callable[[], Any], *, is_bounded: bool = False) -> None:
+    def __init__(
+        self,
+        make_wire: Callable[[], Any],
+        *,
+        channel: Channel = Channel.AGENT,
+        is_bounded: bool = False,
+    ) -> None:
         self.greetings: list[tuple[bytes, int]] = []
         self.handled: list[Any] = []
         self._make_wire = make_wire
@@ -31,7 +37,7 @@ class Other:
         self.listen()
         self.endpoint = Endpoint(self.wire.url, None, bytes(16), "agent", new_peer_id(), "here")
         self.channel = ReliableChannel(
-            self.endpoint, Channel.AGENT, self._greet, self._handle, is_bounded=is_bounded
+            self.endpoint, channel, self._greet, self._handle, is_bounded=is_bounded
         )
         self.connector = self.endpoint.connector()
         self.channel.open(self.connector)
@@ -77,13 +83,21 @@ class Other:
         self.identity = bytes(identity)
         message = decode(header)
         assert isinstance(message, kind), message
+        if isinstance(message, m.Hello):
+            self.greeting = message.greeting
         return message
 
     def send(self, message: m.Message) -> None:
         self.wire.send(self.identity, [encode(message)])
 
+    def answer(self, received: int = 0, incarnation: bytes = FIRST, greeting: int = 0) -> None:
+        """Answer the last greeting, or another one."""
+        answer = m.Welcome(bytes(16), incarnation=incarnation, received=received)
+        answer.greeting = greeting or self.greeting
+        self.send(answer)
+
     def welcome(self, wait: Any, received: int = 0, incarnation: bytes = FIRST) -> None:
-        self.send(m.Welcome(bytes(16), incarnation=incarnation, received=received))
+        self.answer(received, incarnation)
         wait(lambda: self.channel.receive() and self.channel.is_attached)
 
     def close(self) -> None:
@@ -235,7 +249,7 @@ def test_one_greeting_has_one_answer(other: Other, wait: Any) -> None:
     other.welcome(wait)
     other.channel.send(report(1))
     other.expect(m.EngineExited)
-    other.send(m.Welcome(bytes(16), incarnation=FIRST))
+    other.answer()
     other.send(m.SignalEngines([], 9))
     wait(lambda: other.channel.receive() and isinstance(other.handled[-1], m.SignalEngines))
     assert not other.has_more(0.05)
@@ -320,3 +334,55 @@ def test_what_was_said_before_an_end_that_sending_meets(other: Other, wait: Any)
     other.channel.tend(time.monotonic())
     assert any(isinstance(message, m.Closing) for message in other.handled)
     other.listen()
+
+
+@pytest.mark.parametrize("make_other", ["unix"], indirect=True)
+def test_an_answer_to_an_earlier_greeting_counts_for_nothing(other: Other, wait: Any) -> None:
+    """What follows the answer for a connection that was given up would come a second time."""
+    other.welcome(wait)
+    other.channel.reopen()
+    other.channel.reopen()
+    greetings = [other.expect(m.Hello).greeting for _ in range(2)]
+    for greeting in greetings:
+        other.answer(greeting=greeting)
+        other.send(m.SignalEngines([], 7))
+    other.send(m.SignalEngines([], 8))
+    wait(lambda: [other.channel.receive(), other.handled[-1]][1] == m.SignalEngines([], 8))
+    signals = [s.signum for s in other.handled if isinstance(s, m.SignalEngines)]
+    assert signals == [7, 8] and other.channel._received.count == 2
+
+
+def test_what_comes_before_the_run_is_known_waits(
+    make_other: Callable[..., Other], wait: Any
+) -> None:
+    """It is taken, and counted, when the run is; in order, also with what comes meanwhile."""
+    other = make_other(channel=Channel.TASK)
+    other.send(m.SignalEngines([], 1))
+    wait(other.channel.receive)
+    other.channel.adopt(FIRST)
+    assert other.handled == []
+    other.send(m.SignalEngines([], 2))
+    wait(lambda: [other.channel.receive(), len(other.handled) == 2][1])
+    assert [message.signum for message in other.handled] == [1, 2]
+    assert other.channel._received.count == 2
+
+
+def test_what_comes_before_the_run_is_known_and_a_break(
+    make_other: Callable[..., Other], wait: Any
+) -> None:
+    """It has not arrived: the controller is told so and sends it again, and it is taken once."""
+    other = make_other(channel=Channel.TASK)
+    other.send(m.SignalEngines([], 1))
+    wait(other.channel.receive)
+    other.wire.close()
+    now = time.monotonic()
+    wait(lambda: other.tend(now) or other.channel.broken_since)
+    other.channel.adopt(FIRST)
+    other.listen()
+    wait(lambda: other.tend() or other.has_more(0))
+    assert other.greetings[-1] == (FIRST, 0) and other.handled == []
+    other.expect(m.Hello)
+    other.welcome(wait)
+    other.send(m.SignalEngines([], 1))
+    wait(lambda: [other.channel.receive(), other.channel._received.count][1])
+    assert [type(message) for message in other.handled] == [m.Welcome, m.SignalEngines]

@@ -139,20 +139,6 @@ def test_large_results_travel_as_blobs_on_one_host(shared: Any) -> None:
     assert inline.blobs.strip(b"\0") == b"" and inline.value == bytes(size)
 
 
-def test_large_arguments_that_are_on_another_host(shared: Any) -> None:
-    """A balanced task whose arguments are in another host's shared memory is one for others."""
-    call = ((b"x" * (1 << 20),), {})
-    elsewhere = {"host": "0" * 32, "blobs": True}
-    [unmet] = shared.results(
-        shared.run(shared.engine, "apply", [call], len, balanced=True, **elsewhere)
-    )
-    assert unmet.status == m.UNMET
-    [failed] = shared.results(shared.run(shared.engine, "apply", [call], len, **elsewhere))
-    assert failed.status == m.FAILED
-    assert failed.error.ename == "UnmetDependency"
-    assert "another host" in failed.error.evalue
-
-
 def test_what_is_returned_is_a_snapshot(shared: Any) -> None:
     """A later task that changes an object does not change a result that has not been sent."""
     shared.execute(shared.engine, "shared_data = bytearray(100_000)")
@@ -677,38 +663,3 @@ def test_an_error_payload_can_be_read_without_unpickling(shared: Any) -> None:
     ended = shared.apply(shared.engine, _raise, ValueError(1))
     assert isinstance(decode_part(ended.pickle, m.ErrorInfo), m.ErrorInfo)
     assert encode_part(ended.error) == ended.pickle
-
-
-# -- what another engine may have -------------------------------------------------------------
-
-
-UNMET = """
-    from ipyfleet_protocol.errors import UnmetDependency
-    print("dropped with the attempt")
-    raise UnmetDependency(text)
-"""
-raise_unmet = by_value(f"def raise_unmet(text):{UNMET}f = raise_unmet")
-raise_unmet_later = by_value(f"async def raise_unmet(text):{UNMET}f = raise_unmet")
-
-
-@pytest.mark.parametrize("function", [raise_unmet, raise_unmet_later])
-def test_balanced_tasks_are_turned_down(shared: Any, function: Any) -> None:
-    """A balanced task that raises UnmetDependency ends as unmet, and what it printed is dropped."""
-    seqs = shared.run(shared.engine, "apply", [(("no gpu",), {})], function, balanced=True)
-    seqs += shared.run(shared.engine, "apply", [((-1,), {})], abs, balanced=True)
-    unmet, other = shared.results(seqs)
-    assert (unmet.status, other.status) == (m.UNMET, m.OK)
-    info = unmet.error
-    assert (info.ename, info.evalue, info.own) == ("UnmetDependency", "no gpu", True)
-    assert unmet.n_outputs == 0
-    assert seqs[0] not in shared.outputs
-
-
-def test_direct_tasks_fail_with_what_is_unmet(shared: Any) -> None:
-    """A direct task that raises UnmetDependency fails with it, and keeps its output."""
-    ended = shared.apply(shared.engine, raise_unmet, "no gpu")
-    assert ended.status == m.FAILED
-    info = ended.error
-    assert (info.ename, info.own) == ("UnmetDependency", True)
-    assert "raise_unmet" in "".join(info.traceback)
-    assert shared.text(ended.seq) == "dropped with the attempt\n"

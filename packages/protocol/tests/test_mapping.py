@@ -82,23 +82,35 @@ def test_files_are_one_buffer(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in paths] == pieces
 
 
-@pytest.mark.parametrize("reason", ["descriptors", "mappings"])
-def test_without_room_files_are_read(
-    mapped: MapSizes, monkeypatch: pytest.MonkeyPatch, reason: str
+def test_without_room_for_mappings_files_are_read(
+    mapped: MapSizes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that has too many mappings already gets a copy, and nothing else is different."""
 
     def refuse(address: int, files: object) -> None:
         raise OSError("no room")
 
-    if reason == "mappings":
-        monkeypatch.setattr(mapping, "_put_files", refuse)
-    else:
-        monkeypatch.setattr(mapping, "_descriptors_max", lambda: 1)
-    view = mapped(2 * PAGE, PAGE + 1)
-    assert (view.nbytes, view.readonly, len(mapping._open_fds)) == (3 * PAGE + 1, False, 0)
-    assert len(set(view)) > 100
-    assert concatenate([view, view]) is None
+    monkeypatch.setattr(mapping, "_put_files", refuse)
+    refused = mapped(2 * PAGE, PAGE + 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(mapping, "MAPPINGS_MAX", 1)
+    views = [mapped(PAGE), mapped(2 * PAGE, PAGE + 1), refused]
+    assert [resident_bytes(view) > 0 for view in views] == [False, True, True]
+    for view in views[1:]:
+        assert (view.nbytes, view.readonly) == (3 * PAGE + 1, False)
+        assert len(set(view)) > 100
+    assert len(mapping._mappings) == 1
+
+
+def test_without_room_for_descriptors_nothing_is_joined_by_mapping(
+    mapped: MapSizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are mapped also when their descriptors cannot be kept; whoever joins them copies."""
+    monkeypatch.setattr(mapping, "_descriptors_max", lambda: 3)
+    first, second = mapped(PAGE, PAGE), mapped(2 * PAGE, PAGE)
+    assert (resident_bytes(second), len(mapping._open_fds)) == (0, 2)
+    assert concatenate([second]) is None
+    assert bytes(joined(first, second)) == bytes(first) + bytes(second)
 
 
 def test_whole_pages_are_joined_without_a_copy(mapped: MapSizes) -> None:

@@ -8,10 +8,10 @@ for those that make the session; how bytes travel (`connections`).
 Theory of operation
 -------------------
 A connection that breaks is thrown away, and a new one greets the controller: what is lost is always
-the end of what was sent. Until the controller has answered nothing else is sent, and what it sends
-is not taken, since it is sent again. The answer says how much has arrived over there; the rest
-follows (`ipyfleet_protocol.reliable`). An answer from another run of the controller makes the
-counts begin anew.
+the end of what was sent. Until the controller has answered that very greeting nothing else is sent,
+and what it sends is not taken, since it is sent again. The answer says how much has arrived over
+there; the rest follows (`ipyfleet_protocol.reliable`). An answer from another run of the controller
+makes the counts begin anew.
 
 A controller that is not there is called again and again, more and more rarely.
 
@@ -31,7 +31,15 @@ from ipyfleet_protocol.codec import decode, encode
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import ProtocolError
 from ipyfleet_protocol.ids import Channel
-from ipyfleet_protocol.messages import Ack, AnyMessage, Attached, Message
+from ipyfleet_protocol.messages import (
+    Ack,
+    AnyMessage,
+    Attach,
+    Attached,
+    Hello,
+    Message,
+    Welcome,
+)
 from ipyfleet_protocol.reliable import SESSION_MESSAGES, Received, Sent
 
 from .connections import Connection, Connector
@@ -42,7 +50,7 @@ log = logging.getLogger("ipyfleet.engine")
 
 Handler = Callable[[AnyMessage, Sequence[Frame]], None]
 
-Greet = Callable[[bytes, int], Message]
+Greet = Callable[[bytes, int], Hello | Attach]
 """Makes the Hello or Attach of a new connection out of the incarnation and the count received."""
 
 LINGER_S = 1.0
@@ -95,6 +103,10 @@ class ReliableChannel:
         self._is_bounded = is_bounded
         self._sent = Sent()
         self._received = Received()
+        self._greeting = 0
+        # The run is told over CONTROL; until then nobody could say how much of it has arrived.
+        self._is_early = channel in (Channel.TASK, Channel.OUTPUT)
+        self._early: list[tuple[AnyMessage, list[Frame]]] = []
         self._reopen_at: float | None = None
         self._delay_s = 0.0
         self._connector: Connector
@@ -125,6 +137,7 @@ class ReliableChannel:
 
     def _disconnect(self, linger_s: float = 0.0) -> None:
         self.connection.close(linger_s)
+        self._early.clear()
 
     def greet(self) -> None:
         """Greet the controller; what was sent is in its hands when it answers."""
@@ -134,15 +147,18 @@ class ReliableChannel:
             self._received = Received()
             self.is_attached = True
             self.broken_since = None
-        received = self._received.told()
-        self._transmit([encode(self._greet(self.incarnation, received))])
+        greeting = self._greet(self.incarnation, self._received.told())
+        self._greeting = greeting.greeting = self._greeting + 1
+        self._transmit([encode(greeting)])
 
     def adopt(self, incarnation: bytes) -> None:
         """Count from the beginning for this run of the controller; from any thread.
 
-        For channels whose first greeting is not answered.
+        For channels whose first greeting is not answered. What came before is taken by the next
+        `receive`.
         """
         self.incarnation = incarnation
+        self._is_early = False
 
     def answer(self, incarnation: bytes, received: int) -> bool:
         """The controller has answered the greeting: send what it lacks, and go on.
@@ -157,6 +173,7 @@ class ReliableChannel:
         before = self.incarnation
         if self.is_attached and before == incarnation:
             return False
+        self._is_early = False
         self.incarnation = incarnation
         self.is_attached = True
         self.broken_since = None
@@ -258,29 +275,38 @@ class ReliableChannel:
                     # It has arrived, whatever it was.
                     self._received.note(0, time.monotonic())
                 continue
-            payload = frames[1:]
             if type(message) in SESSION_MESSAGES:
-                self._handle_session(message, payload)
-                continue
-            if not self.is_attached:
-                continue
-            try:
-                self._handle(message, payload)
-            except Suspended:
-                continue
-            except ProtocolError as error:
-                log.debug("dropped a message: %s", error)
-            if self._received.note(sum(map(len, frames)), time.monotonic()):
+                self._handle_session(message, frames[1:])
+            elif self._is_early or self._early:
+                self._early.append((message, frames))
+            elif self.is_attached and self._take(message, frames):
                 is_enough = True
+        if self._early and not self._is_early:
+            early, self._early = self._early, []
+            has_received = True
+            for message, frames in early:
+                is_enough |= self._take(message, frames)
         if is_enough:
             self._acknowledge(time.monotonic())
         return has_received
+
+    def _take(self, message: AnyMessage, frames: list[Frame]) -> bool:
+        """Handle and count a message; return whether there is enough to acknowledge."""
+        try:
+            self._handle(message, frames[1:])
+        except Suspended:
+            return False
+        except ProtocolError as error:
+            log.debug("dropped a message: %s", error)
+        return self._received.note(sum(map(len, frames)), time.monotonic())
 
     def _handle_session(self, message: AnyMessage, frames: Sequence[Frame]) -> None:
         try:
             match message:
                 case Ack():
                     self._sent.acknowledge(message.received)
+                case Attached() | Welcome() if message.greeting != self._greeting:
+                    log.debug("the answer to an earlier greeting")
                 case Attached():
                     self.answer(message.incarnation, message.received)
                     self._handle(message, frames)

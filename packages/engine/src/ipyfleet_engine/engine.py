@@ -157,7 +157,6 @@ class Engine:
             blobs=self._blobs,
             host=self._endpoint.host,
             mark=self._settings.mark,
-            on_waiting_results=lambda: self._link.arm_results(),
         )
         self._link = EngineLink(
             self._endpoint,
@@ -174,6 +173,7 @@ class Engine:
             on_comm=CommDesk(kernel, self._runner.visit).receive,
         )
         kernel.collector.on_first = self._link.arm_output
+        self._runner.on_waiting_results = self._link.arm_results
         self._channel = TaskChannel(
             self._endpoint,
             self._greet,

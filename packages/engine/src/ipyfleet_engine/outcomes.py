@@ -66,6 +66,7 @@ class Outcomes:
     Attributes:
         engine_id: what results and errors say of where they come from; -1 until it is known.
         has_waiting: results wait to be sent.
+        n_bytes: bytes of these results.
     """
 
     def __init__(self, kernel: FleetKernel, blobs: BlobStore, host: str) -> None:
@@ -78,6 +79,7 @@ class Outcomes:
         self._lock = threading.Lock()
         self._results = ResultBuffer()
         self.has_waiting = False
+        self.n_bytes = 0
         self._oldest = 0.0
         self._is_suspended = False
 
@@ -95,11 +97,6 @@ class Outcomes:
     def engine_uuid(self) -> str:
         """The engine's peer id in hex."""
         return str(self._kernel.ident)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the results that wait."""
-        return self._results.n_bytes
 
     # -- what waits ---------------------------------------------------------------------------
 
@@ -119,6 +116,7 @@ class Outcomes:
 
     def _take(self) -> list[Outgoing]:
         self.has_waiting = False
+        self.n_bytes = 0
         return self._results.take()
 
     # -- after a break ------------------------------------------------------------------------
@@ -189,6 +187,7 @@ class Outcomes:
                 pickle,
                 frames,
             )
+            self.n_bytes = results.n_bytes
         # Threads and coroutines that go on refer to the task; its arguments need not stay, too.
         del task.piece
 

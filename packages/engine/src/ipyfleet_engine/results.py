@@ -10,7 +10,13 @@ import math
 from array import array
 from collections.abc import Sequence
 
-from ipyfleet_protocol.columns import Frame, PayloadWriter, float64_column, uint32_column
+from ipyfleet_protocol.columns import (
+    Frame,
+    PayloadWriter,
+    float64_column,
+    pack_pickles,
+    uint32_column,
+)
 from ipyfleet_protocol.messages import (
     ABORTED,
     Columns,
@@ -38,9 +44,9 @@ class _Run:
         "completed",
         "first",
         "next_seq",
-        "offset",
         "ordinal",
         "outputs",
+        "pickles",
         "started",
         "status",
         "writer",
@@ -51,15 +57,29 @@ class _Run:
         self.next_seq = first
         self.attempt = attempt
         self.ordinal = ordinal
-        self.offset = ordinal - first
         self.status = bytearray()
         self.started: list[float] = []
         self.completed: list[float] = []
         self.outputs: array[int] | None = None
-        self.writer = PayloadWriter()
+        # Of the tasks after the last one that has large buffers; the others' are in the writer.
+        self.pickles: list[bytes | memoryview] = []
+        self.writer: PayloadWriter | None = None
+
+    def append_large(
+        self, pickle: bytes | memoryview, buffers: Sequence[tuple[Frame, bool]]
+    ) -> None:
+        if self.writer is None:
+            self.writer = PayloadWriter()
+        self.writer.extend(self.pickles)
+        self.pickles = []
+        self.writer.append(pickle, buffers)
 
     def finish(self) -> tuple[ResultSlice, list[Frame]]:
-        columns, frames = self.writer.finish()
+        if self.writer is None:
+            columns, frames = pack_pickles(self.pickles)
+        else:
+            self.writer.extend(self.pickles)
+            columns, frames = self.writer.finish()
         piece = ResultSlice(
             first=self.first,
             count=len(self.status),
@@ -81,7 +101,7 @@ class ResultBuffer:
         engine_id: where they come from.
         n_bytes: of their payloads.
         kept: what was sent and may have to be sent again; None to keep nothing.
-        last_ended: the ordinal of the last task whose result was taken; -1 before the first.
+        last_ended: the ordinal of the task that ended last; -1 before the first.
     """
 
     def __init__(self, engine_id: int = -1) -> None:
@@ -116,18 +136,20 @@ class ResultBuffer:
         """
         info = piece.info
         seq = piece.first + index
+        ordinal = info.ordinal + index
         run = self._last
         if (
             run is None
             or run.next_seq != seq
-            or run.offset != info.ordinal - piece.first
+            or self.last_ended + 1 != ordinal
             or run.attempt != info.attempt
             or self._last_client != piece.client
         ):
-            run = _Run(seq, info.attempt, info.ordinal + index)
+            run = _Run(seq, info.attempt, ordinal)
             self._runs.setdefault(piece.client, []).append(run)
             self._last = run
             self._last_client = piece.client
+        self.last_ended = ordinal
         if n_outputs and run.outputs is None:
             run.outputs = array("I", bytes(4 * len(run.status)))
         if run.outputs is not None:
@@ -136,11 +158,12 @@ class ResultBuffer:
         run.status.append(status)
         run.started.append(times[0])
         run.completed.append(times[1])
-        run.writer.append(pickle, buffers)
-        n_bytes = len(pickle)
-        for frame, _ in buffers:
-            n_bytes += len(frame)
-        self.n_bytes += n_bytes
+        self.n_bytes += len(pickle)
+        if buffers:
+            run.append_large(pickle, buffers)
+            self.n_bytes += sum(len(frame) for frame, _ in buffers)
+        else:
+            run.pickles.append(pickle)
 
     def append_output(self, batch: OutputBatch) -> None:
         """Add output that has to leave before the results of its task."""
@@ -158,7 +181,6 @@ class ResultBuffer:
                 slices.append(piece)
                 frames += parts
             out.append(self.number(Results(client, self.engine_id, slices), frames))
-        self.last_ended = self._find_last()
         self._runs = {}
         self._last = None
         self._outputs = []
@@ -182,11 +204,7 @@ class ResultBuffer:
         ]
         if self.kept is not None:
             tasks += self.kept.tasks()
-        return joined(tasks), self._find_last()
-
-    def _find_last(self) -> int:
-        run = self._last
-        return self.last_ended if run is None else run.ordinal + len(run.status) - 1
+        return joined(tasks), self.last_ended
 
 
 def cancelled_results(

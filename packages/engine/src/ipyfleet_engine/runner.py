@@ -59,7 +59,7 @@ log = logging.getLogger("ipyfleet.engine")
 
 SEND_INTERVAL_S = 0.001
 TURN_S = 0.025
-BUFFER_MAX_BYTES = 1024 * 1024
+FULL_BYTES = 1024 * 1024
 
 _ELSEWHERE = (
     "the task's large arguments are in the shared memory of another host than this engine's, which "
@@ -92,7 +92,8 @@ class TaskRunner:
     Attributes:
         queue: tasks that wait; the second thread recalls and drops there.
         outcomes: tasks that have ended and wait to be sent.
-        on_waiting_results: called when results wait while a task begins; arms the second thread.
+        on_waiting_results: called when results wait while a task begins; arms the second thread
+            once that is there.
         is_suspended: neither tasks nor results pass over TASK, since the connection broke.
     """
 
@@ -105,11 +106,10 @@ class TaskRunner:
         blobs: BlobStore,
         host: str,
         mark: RunningMark,
-        on_waiting_results: Callable[[], None],
     ) -> None:
         self.queue = TaskQueue()
         self.outcomes = Outcomes(kernel, blobs, host)
-        self.on_waiting_results = on_waiting_results
+        self.on_waiting_results: Callable[[], None] = _nothing
         self.stopping = False
         self.is_suspended = False
         self._kernel = kernel
@@ -251,7 +251,11 @@ class TaskRunner:
                 self._abort(piece, index)
             else:
                 if outcomes.has_waiting:
-                    self._see_to_results(now)
+                    # To be sent, or to be looked after by the second thread.
+                    if now - self._last_send > SEND_INTERVAL_S or outcomes.n_bytes > FULL_BYTES:
+                        self.flush()
+                    else:
+                        self.on_waiting_results()
                 self._running[0] = piece.info.ordinal + index
                 if piece.method == "execute":
                     task = self._collector.task = RunningTask(piece, index)
@@ -264,13 +268,6 @@ class TaskRunner:
                 self._loop.call_soon(self.pump)
                 return False
         return False
-
-    def _see_to_results(self, now: float) -> None:
-        """Results wait and a task begins: send them, or have the second thread look after them."""
-        if now - self._last_send > SEND_INTERVAL_S or self.outcomes.n_bytes > BUFFER_MAX_BYTES:
-            self.flush()
-        else:
-            self.on_waiting_results()
 
     def flush(self) -> bool:
         """Send what has ended; False if that cannot be now, and the second thread is to do it."""

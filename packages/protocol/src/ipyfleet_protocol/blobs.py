@@ -228,8 +228,8 @@ class BlobStore:
 def map_blob(directory: Path, handle: BlobHandle) -> memoryview:
     """Return the content of a blob: writable, private to the caller, not copied.
 
-    The pages live as long as the view, or anything made of it, does. A process that holds very many
-    mappings gets a copy instead: each takes a file descriptor.
+    The pages live as long as the view, or anything made of it, does. A process that has very many
+    mappings gets a copy instead.
 
     Raises:
         ProtocolError: if the handle is none of ours (name, size), or the blob is gone.

@@ -83,6 +83,12 @@ def read_float64(column: bytes) -> Sequence[float]:
     return memoryview(column).cast("d")
 
 
+def pack_pickles(pickles: Sequence[bytes | memoryview]) -> tuple[Columns, list[Frame]]:
+    """Return what `PayloadWriter` makes of payloads that have no large buffers."""
+    packed = pickles[0] if len(pickles) == 1 else b"".join(pickles)
+    return Columns(uint32_column(map(len, pickles))), [packed]
+
+
 def sum_float64(column: bytes) -> float:
     """Return the sum of a float64 column, which is of the right length."""
     if len(column) == 8:  # a lone task's
@@ -141,7 +147,7 @@ class PayloadWriter:
         elif self._buffer_counts is not None:
             self._buffer_counts.append(0)
 
-    def extend(self, pickles: Sequence[bytes]) -> None:
+    def extend(self, pickles: Sequence[bytes | memoryview]) -> None:
         """Add the payloads of many tasks that have no large buffers; the fast path of a map."""
         self._pickles.extend(pickles)
         self._sizes.extend(map(len, pickles))
@@ -243,6 +249,7 @@ __all__ = [
     "PayloadWriter",
     "Payloads",
     "float64_column",
+    "pack_pickles",
     "read_float64",
     "read_uint32",
     "sum_float64",

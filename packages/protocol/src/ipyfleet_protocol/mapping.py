@@ -8,10 +8,10 @@ Over it go the files, one behind the other, which takes the C library's ``mmap``
 not let one choose the address. Everything is private: what is written here is seen here only, and
 what is not is in pages that all who map the file share.
 
-A mapping keeps the descriptors of its files. So buffers that are to be one can be mapped once more,
-at addresses that follow each other: joining large arrays moves nothing. That takes files that begin
-where a page does; what does not is copied, and from the file rather than from its mapping, which
-would have to be filled with pages first.
+A mapping keeps descriptors of its files, as long as there are not too many. With them buffers that
+are to be one can be mapped once more, at addresses that follow each other: joining large arrays
+moves nothing. That takes files that begin where a page does; what does not is copied, and from the
+file rather than from its mapping, which would have to be filled with pages first.
 
 A file that was mapped is neither changed nor made shorter; that is for its writer to see to.
 """
@@ -31,6 +31,9 @@ from weakref import WeakValueDictionary
 from .copying import cut, read_file, run_together, threads_for
 
 PAGE = mmap.PAGESIZE
+
+MAPPINGS_MAX = 1 << 13
+"""Of some files each; a process may have 65,530, and others need some, too."""
 
 _MAP_FIXED = 0x10
 
@@ -57,7 +60,7 @@ class _Mapping(mmap.mmap):
 
 _open_fds: set[int] = set()
 
-# By its first address; only those that are made of files and nothing else.
+# By their first address; only those that are made of files and nothing else.
 _mappings: WeakValueDictionary[int, _Mapping] = WeakValueDictionary()
 
 
@@ -65,15 +68,15 @@ def map_files(files: Sequence[File]) -> memoryview:
     """Return the content of files, one after the other: writable, private, not copied.
 
     All but the last must be multiples of `PAGE`. The pages live as long as the view, or anything
-    made of it. A process that holds very many mappings gets a copy instead, as each takes a
-    descriptor; so does one whose system cannot map like this. The files can be closed afterwards.
+    made of it; the files can be closed. A process that has very many mappings gets a copy instead,
+    and so does one whose system cannot map like this.
 
     Raises:
         EOFError: a file is shorter than it is said to be.
         OSError: a file cannot be read.
     """
     size = sum(file.size for file in files)
-    if len(_open_fds) + len(files) > _descriptors_max():
+    if len(_mappings) >= MAPPINGS_MAX:
         return _read(files, size)
     try:
         mapping = _reserve(size)
@@ -82,8 +85,8 @@ def map_files(files: Sequence[File]) -> memoryview:
     except (OSError, ImportError):
         # No room for one more mapping, or a system that has no such thing: reading needs neither.
         return _read(files, size)
-    if _keep(mapping, files):
-        _mappings[start] = mapping
+    _keep(mapping, files)
+    _mappings[start] = mapping
     return memoryview(mapping)
 
 
@@ -170,8 +173,10 @@ def _libc_mmap() -> Callable[[int, int, int, int, int, int], int | None]:
     return function
 
 
-def _keep(mapping: _Mapping, files: Sequence[File]) -> bool:
-    """Give a mapping descriptors of its own; False if there are none, and then it has none."""
+def _keep(mapping: _Mapping, files: Sequence[File]) -> None:
+    """Give a mapping descriptors of its own for all its files, or for none if there is no room."""
+    if len(_open_fds) + len(files) > _descriptors_max():
+        return
     kept: list[File] = []
     try:
         for file in files:
@@ -179,10 +184,9 @@ def _keep(mapping: _Mapping, files: Sequence[File]) -> bool:
     except OSError:
         for file in kept:
             os.close(file.fd)
-        return False
-    _open_fds.update(file.fd for file in kept)
-    mapping.files = kept
-    return True
+    else:
+        _open_fds.update(file.fd for file in kept)
+        mapping.files = kept
 
 
 def _address(buffer: Any) -> int:
@@ -192,11 +196,13 @@ def _address(buffer: Any) -> int:
 
 
 def _source_of(part: memoryview) -> _Mapping | None:
-    """Return the mapping that a part is the whole of."""
+    """Return the mapping that a part is the whole of, if the files are at hand."""
     if part.readonly or not _mappings:
         return None
     source = _mappings.get(_address(part))
-    return source if source is not None and len(source) == part.nbytes else None
+    if source is None or not source.files or len(source) != part.nbytes:
+        return None
+    return source
 
 
 def _copy_memory(target: memoryview, source: memoryview) -> Iterator[Iterator[object]]:

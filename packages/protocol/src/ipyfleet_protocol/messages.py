@@ -114,6 +114,8 @@ class Hello(Message, tag="Hello"):
         received: counted messages (see `Ack`) received over this channel from that run.
         held: for an engine that was welcomed before: its tasks.
         next_ordinal: for such an engine: the ordinal after the last one that it has seen.
+        greeting: a number that this peer has not used before over this channel; the answer has it,
+            too. So one that was meant for an earlier connection, and what follows it, is known.
     """
 
     version: int
@@ -133,6 +135,7 @@ class Hello(Message, tag="Hello"):
     received: int = 0
     held: list[HeldTasks] = msgspec.field(default_factory=list)
     next_ordinal: int = 0
+    greeting: int = 0
 
 
 class Attach(Message, tag="Attach"):
@@ -141,13 +144,14 @@ class Attach(Message, tag="Attach"):
     Answered, with `Attached`, where `incarnation` is not empty.
 
     Attributes:
-        incarnation, received: as in `Hello`.
+        incarnation, received, greeting: as in `Hello`.
     """
 
     version: int
     instance: bytes
     incarnation: bytes = b""
     received: int = 0
+    greeting: int = 0
 
 
 class Attached(Message, tag="Attached"):
@@ -155,6 +159,7 @@ class Attached(Message, tag="Attached"):
 
     incarnation: bytes
     received: int
+    greeting: int = 0
 
 
 class Ack(Message, tag="Ack"):
@@ -177,6 +182,7 @@ class Welcome(Message, tag="Welcome"):
             knows that the controller has lost its memory, and says what it holds.
         received: counted messages (see `Ack`) that this run has received over this channel.
         warnings: what may go wrong because the two sides' versions differ, for people.
+        greeting: that of the `Hello` which this answers.
     """
 
     instance: bytes
@@ -188,6 +194,7 @@ class Welcome(Message, tag="Welcome"):
     incarnation: bytes = b""
     received: int = 0
     warnings: list[str] = msgspec.field(default_factory=list)
+    greeting: int = 0
 
 
 class Refused(Message, tag="Refused"):

@@ -40,6 +40,9 @@ def pack_conditions(options: Options, code: bytes | None = None) -> bytes:
     """Return what is to be kept of a group's options, and of the code of an `execute`; empty where
     nothing was asked for.
     """
+    is_usual = options.after is None and options.follow is None and not options.resources
+    if is_usual and not (options.timeout_s or options.retries or options.priority) and code is None:
+        return b""
     asked = _Conditions(
         options.after,
         options.follow,
@@ -49,7 +52,7 @@ def pack_conditions(options: Options, code: bytes | None = None) -> bytes:
         options.resources,
         None if code is None else code[:MAX_CODE_BYTES],
     )
-    return b"" if asked == _NOTHING else _encoder.encode(asked)
+    return _encoder.encode(asked)
 
 
 def condition_fields(conditions: bytes) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class HubCore:
             text = f"the engine was given up: {known.reason}"
             return [Send(known.peer, channel, m.Closing(text))]
         is_same = hello.incarnation == self._cluster.incarnation
-        welcome = self._welcome_of(known)
+        welcome = self._welcome_of(known, hello)
         resume = ResumeLine(known.peer, channel, hello.received if is_same else 0, welcome, is_same)
         out: list[HubInstruction] = [resume, *self._departures.note_back(known, channel)]
         known.is_missing = False
@@ -209,7 +209,7 @@ class HubCore:
         if channel not in (Channel.TASK, Channel.OUTPUT) or peer in self._departures.given_up:
             return []
         known = self.registry.peers.get(peer)
-        attached = m.Attached(self._cluster.incarnation, 0)
+        attached = m.Attached(self._cluster.incarnation, 0, message.greeting)
         if known is not None:
             if not message.incarnation and channel is Channel.OUTPUT:
                 return []  # the first time; it may come after the Welcome
@@ -236,7 +236,7 @@ class HubCore:
                 out += self._welcome(entry.hello)
         return out
 
-    def _welcome_of(self, peer: Peer) -> m.Welcome:
+    def _welcome_of(self, peer: Peer, hello: m.Hello) -> m.Welcome:
         """Return what a peer is told that has been here before."""
         return m.Welcome(
             self._cluster.instance,
@@ -244,13 +244,14 @@ class HubCore:
             host=self._cluster.host,
             blob_dir=self._cluster.blob_dir,
             incarnation=self._cluster.incarnation,
+            greeting=hello.greeting,
         )
 
     def _welcome(self, hello: m.Hello) -> list[HubInstruction]:
         half_open = self.registry.half_open(PeerId(hello.peer))
         is_deaf = not half_open.is_attached
         peer = self.registry.add(hello)
-        welcome = self._welcome_of(peer)
+        welcome = self._welcome_of(peer, hello)
         welcome.warnings = self._warnings(hello, peer)
         if peer.role == "client":
             welcome.engines = self._engines()

@@ -29,6 +29,7 @@ from .frames import (
     unpack,
 )
 
+# Their pickles have no buffers and name nothing: whatever is looked for in others' is not there.
 _ATOMS = frozenset((int, float, str, bool, complex, type(None)))
 _BYTES = frozenset((bytes, bytearray))
 _LOOK_INTO_MAX_ITEMS = 16
@@ -65,6 +66,11 @@ def pack(obj: Any, *, what: str = "value") -> Packed:
         PackError: It cannot be pickled; the text says which part of it, and what to do.
     """
     try:
+        kind = type(obj)
+        if kind is list and len(obj) == 1:
+            kind = type(obj[0])  # the result of a map's task
+        if kind in _ATOMS:
+            return _new_tuple(Packed, (_dumps(obj, PROTOCOL), []))
         return _pack(obj)
     except Exception as error:
         raise describe_failure(obj, what, error, _pack) from error
@@ -105,14 +111,21 @@ def pack_items(items: Iterable[tuple[Any, ...]], classes: ClassTable | None = No
     for item in items:
         try:
             for arg in item:
-                if type(arg) not in _ATOMS and _shows_big_bytes(arg):
-                    append(_pack_with_hooks((item, no_kwargs)))
+                if type(arg) not in _ATOMS:
+                    append(_pack_item((item, no_kwargs), classes))
                     break
             else:
-                append(_pack_plainly((item, no_kwargs), classes))
+                append(_new_tuple(Packed, (_dumps((item, no_kwargs), PROTOCOL), [])))
         except Exception as error:
             raise _call_failure(item, {}, error, f"items[{len(packed)}] ") from error
     return packed
+
+
+def _pack_item(call: tuple[tuple[Any, ...], dict[str, Any]], classes: ClassTable | None) -> Packed:
+    for arg in call[0]:
+        if type(arg) not in _ATOMS and _shows_big_bytes(arg):
+            return _pack_with_hooks(call)
+    return _pack_plainly(call, classes)
 
 
 def unpack_call(
