@@ -338,11 +338,13 @@ class Submitter:
         if not self._jobs and not self._outbox:
             return True
         with hold_interrupts() as interrupt:
-            while not self._lock.acquire(timeout=0.05 if wait else 0):
+            patience_s = 0.05 if wait else 0
+            while not self._lock.acquire(timeout=patience_s):
                 if interrupt.noted or not wait:
                     return False
-                if self.wire is not None:
-                    self.wire.receive_if_leading()
+                if self.wire is not None and self.wire.receive_if_leading(0.005):
+                    # What is received may be what the other thread waits for.
+                    patience_s = 0.001
             try:
                 self._collect()
                 self._send_outbox(interrupt)

@@ -189,10 +189,17 @@ class WireWaits:
                 if self._soon:
                     self._poller.wake()
 
-    def receive_if_leading(self) -> None:
-        """Receive what is there if this thread leads, since nobody else does; now and then."""
-        if self._leader_thread == threading.get_ident():
+    def receive_if_leading(self, limit_s: float) -> bool:
+        """Wait so long for something to receive, if this thread leads: nobody else does then.
+
+        Returns:
+            Whether it leads.
+        """
+        leads = self._leader_thread == threading.get_ident()
+        if leads:
+            self._poller.lead(limit_s)
             self._drain(leading=True)
+        return leads
 
     def _follow(self, waiter: _Waiter, left_s: float | None) -> None:
         """Sleep until somebody wakes this thread, or for a while."""
