@@ -99,10 +99,10 @@ def hold_gil_until(begun: str, fifo: str) -> None:
 
 
 def shrug(begun: str) -> None:
-    """Go on whatever is raised."""
-    _begin(begun)
+    """Go on whatever is raised, as soon as it is said to have begun."""
     while True:
         with contextlib.suppress(BaseException):
+            _begin(begun)
             time.sleep(600)
 
 

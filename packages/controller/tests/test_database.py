@@ -67,8 +67,8 @@ def _results(
         columns.blobs = bytes(flag for _, flag in buffers) * len(statuses)
     count = len(statuses)
     never = [math.nan if status == m.ABORTED else 0.0 for status in statuses]
-    started = float64_column(2000.0 + first + i + x for i, x in enumerate(never))
-    completed = float64_column(3000.0 + first + i + x for i, x in enumerate(never))
+    started = float64_column([2000.0 + first + i + x for i, x in enumerate(never)])
+    completed = float64_column([3000.0 + first + i + x for i, x in enumerate(never)])
     return ResultsEntry(
         client, first, count, engine_id, "ee" if engine_id >= 0 else "", bytes(statuses), started,
         completed, received, columns, [] if loss else frames, loss,

@@ -97,9 +97,9 @@ def test_an_engine_that_comes_back_in_time_goes_on(hub: Hub) -> None:
     assert ins.CheckProcess(ENGINE) in out
     assert not hub.breaks(ENGINE, Channel.CONTROL)
     assert not told(hub.tick(AWAY_S * 0.9))
-    out = hub.hello(ENGINE, Channel.CONTROL, "engine", incarnation=NOW, received=7)
+    out = hub.hello(ENGINE, Channel.CONTROL, "engine", incarnation=NOW, received=7, greeting=5)
     assert (resumed(out).received, resumed(out).is_known) == (7, True)
-    assert resumed(out).answer.engine_id == 0
+    assert (resumed(out).answer.engine_id, resumed(out).answer.greeting) == (0, 5)
     assert kinds(out) == {sev.EngineBackEvent}
     assert not told(hub.tick(AWAY_S))
 

@@ -1,7 +1,8 @@
 """The client's connection: who sends, who receives, who waits.
 
-What lives here: `Wire`, the connection of a client with its I/O thread. What must not: the meaning
-of messages (`link.py`), what is sent (`submission.py`), how bytes travel (`connection.py`).
+What lives here: `Wire`, the connection of a client with its I/O thread. What must not: how threads
+wait (`wirewaits.py`), the meaning of messages (`link.py`), what is sent (`submission.py`), how
+bytes travel (`connection.py`).
 
 Theory of operation
 -------------------
@@ -31,22 +32,20 @@ Where there is no epoll every waiting thread is a follower.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
-
-import msgspec
+from typing import TypeAlias
 
 from ipyfleet_client.connection import Connection
 from ipyfleet_client.continuity import Continuity, Phase
 from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.poller import make_poller
 from ipyfleet_client.timers import Timers
+from ipyfleet_client.wirewaits import WireWaits
 from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import ClientClosed
@@ -56,9 +55,6 @@ logger = logging.getLogger("ipyfleet.client")
 
 FLUSH_DELAY_S = 0.001
 """How long calls are collected before they are sent, at most."""
-
-FOLLOWER_CHECK_S = 1.0
-"""A follower looks after itself this often, should a wake-up have been missed."""
 
 SENDER_CHECK_S = 0.05
 """A thread that waits for room looks this often for Ctrl-C and for the end of the connection."""
@@ -71,36 +67,7 @@ _NOT_THERE_YET = (ConnectionError, FileNotFoundError, BlockingIOError, TimeoutEr
 Connect: TypeAlias = Callable[[], Connection]
 
 
-class _Waiter(msgspec.Struct, eq=False):
-    """A thread that waits for something.
-
-    Attributes:
-        predicate: what it waits for.
-        is_done: it has seen that to be true.
-        lock: locked, once it follows; who releases it wakes the thread.
-    """
-
-    predicate: Callable[[], object]
-    is_done: bool = False
-    lock: Any = None
-
-    def wake(self) -> None:
-        if self.lock is not None and self.lock.locked():
-            try:
-                self.lock.release()
-            except RuntimeError:
-                # Somebody else has just woken it.
-                return
-
-
-class Notice(NamedTuple):
-    """What to call, once, when a predicate has become true."""
-
-    predicate: Callable[[], object]
-    callback: Callable[[], object]
-
-
-class Wire:
+class Wire(WireWaits):
     """A connection, made again when it breaks, and its I/O thread.
 
     Args:
@@ -127,6 +94,7 @@ class Wire:
         lost: Callable[[], None],
         name: str = "ipyfleet-client",
     ) -> None:
+        super().__init__()
         self._connect = connect
         self._greet = greet
         self._dispatch = dispatch
@@ -139,11 +107,6 @@ class Wire:
         self._alarm_set = False
         self._using = threading.Lock()
         self._receiving = threading.Lock()
-        self._leading = threading.Lock()
-        self._waiters: list[_Waiter] = []
-        self._notices: list[Notice] = []
-        self._leader: _Waiter | None = None
-        self._leader_thread = 0
         self._n_sending = 0
         self._room_wanted = False
         self._soon: deque[Callable[[], object]] = deque()
@@ -403,115 +366,6 @@ class Wire:
         self._alarm_set = False
         self._drain()
 
-    def _wake_ready(self) -> None:
-        me = threading.get_ident()
-        for waiter in list(self._waiters):
-            if waiter.predicate():
-                if waiter is not self._leader:
-                    waiter.wake()
-                elif me != self._leader_thread:
-                    self._poller.wake_leader()
-        for notice in list(self._notices):
-            if notice.predicate():
-                self.forget(notice)
-                notice.callback()
-
-    def notify(self, predicate: Callable[[], object], callback: Callable[[], object]) -> Notice:
-        """Have `callback` called once, from any thread, as soon as the predicate is true."""
-        notice = Notice(predicate, callback)
-        self._notices.append(notice)
-        if predicate() or self.closed_reason:
-            self.forget(notice)
-            callback()
-        return notice
-
-    def forget(self, notice: Notice) -> None:
-        """Take back a `notify`. Idempotent."""
-        with contextlib.suppress(ValueError):
-            self._notices.remove(notice)
-
-    # -- waiting ------------------------------------------------------------------------------
-
-    def wait_until(self, predicate: Callable[[], object], timeout_s: float | None = None) -> bool:
-        """Wait until the predicate is true, receiving meanwhile; return whether it is.
-
-        Any number of threads may wait. Ctrl-C ends the wait at once.
-
-        Args:
-            predicate: cheap; called often, by several threads.
-            timeout_s: None or negative for no limit.
-
-        Raises:
-            KeyboardInterrupt: and the wire is as usable as before.
-        """
-        if predicate():
-            return True
-        self._flush(True)
-        deadline = None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
-        waiter = _Waiter(predicate)
-        self._waiters.append(waiter)
-        try:
-            while not (waiter.is_done or self.closed_reason):
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    with hold_interrupts():
-                        self._drain(wait=False)
-                    break
-                if not (self._poller.can_lead and self._lead(waiter, deadline)):
-                    self._follow(waiter, left)
-        finally:
-            self._waiters.remove(waiter)
-            if self._waiters:
-                self._promote()
-        return waiter.is_done or bool(predicate())
-
-    def _lead(self, waiter: _Waiter, deadline: float | None) -> bool:
-        """Receive in this thread until the waiter has what it wants; False if another one does."""
-        with hold_interrupts(self._poller.wake_leader) as interrupt:
-            if not self._leading.acquire(blocking=False):
-                return False
-            try:
-                self._leader_thread = threading.get_ident()
-                self._leader = waiter
-                self._poller.take()
-                # The I/O thread may have received it just before.
-                while not waiter.predicate():
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if self.closed_reason or interrupt.noted or (left is not None and left <= 0):
-                        return True
-                    self._poller.lead(left)
-                    self._drain(leading=True)
-                waiter.is_done = True
-                return True
-            finally:
-                self._leader = None
-                self._leader_thread = 0
-                if not self._stopping:
-                    self._poller.give_back()
-                self._leading.release()
-                if self._soon:
-                    self._poller.wake()
-
-    def _follow(self, waiter: _Waiter, left_s: float | None) -> None:
-        """Sleep until somebody wakes this thread, or for a while."""
-        if waiter.lock is None:
-            waiter.lock = threading.Lock()
-            waiter.lock.acquire()
-            # The leader may have left before it could wake this thread.
-            if self._poller.can_lead and not self._leading.locked():
-                return
-        if not waiter.predicate():
-            waiter.lock.acquire(
-                timeout=FOLLOWER_CHECK_S if left_s is None else min(left_s, FOLLOWER_CHECK_S)
-            )
-        waiter.is_done = bool(waiter.predicate())
-
-    def _promote(self) -> None:
-        """Let another waiting thread become the leader."""
-        for waiter in self._waiters[:1]:
-            if not self._leading.locked():
-                waiter.wake()
-
     # -- the I/O thread -----------------------------------------------------------------------
 
     def call_soon(self, function: Callable[[], object]) -> None:
@@ -592,13 +446,7 @@ class Wire:
         """Mark the wire closed and wake all who wait; from any thread. Idempotent."""
         if not self.closed_reason:
             self.closed_reason = reason
-            for waiter in list(self._waiters):
-                waiter.wake()
-            for notice in list(self._notices):
-                self.forget(notice)
-                notice.callback()
-            if self._leader is not None:
-                self._poller.wake_leader()
+            self._wake_all()
 
     def close(self, reason: str, last: Sequence[Frame] = (), linger_s: float = 0.5) -> None:
         """Send a last message, stop the I/O thread, close the socket. Idempotent.

@@ -454,7 +454,9 @@ class Submitter:
     ) -> tuple[Group, list[Frame]]:
         spec, function = jobs[0].spec, jobs[0].function
         first = self._next_seq
-        options = self._make_options(spec, jobs)
+        options = self._options
+        if spec is not self._spec or jobs[0].targets != options.targets or len(jobs) > 1:
+            options = self._make_options(spec, jobs)
         retained = Retained(first, options, function, columns, frames)
         if spec.timeout_s:
             retained.since = time.monotonic()
@@ -486,8 +488,6 @@ class Submitter:
             targets = jobs[0].targets
         else:
             targets = [target for job in jobs for target in job.targets or ()]
-        if spec == self._spec and targets == self._options.targets:
-            return self._options
         self._spec = spec
         self._options = Options(
             method=spec.method,

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 from .. import messages
 from ..namespace import Reference
 from ..requiring import Dependent, Requiring
+from . import packing
 from .classes import ClassTable, Equipped, equipped_digest
 from .failures import UnpackError
 from .frames import unpack
 from .own_class import own_classes
-from .packing import fallback_generation, pack
+from .packing import pack
 
 _DIGEST_BYTES = 16
 _DIGEST_MAX_BYTES = 1024 * 1024
@@ -58,7 +59,8 @@ class _Cached(NamedTuple):
     packed: PackedFunction
 
 
-_cache: weakref.WeakKeyDictionary[types.FunctionType, _Cached] = weakref.WeakKeyDictionary()
+# A WeakKeyDictionary does the same, in Python.
+_cache: dict[weakref.ref[types.FunctionType], _Cached] = {}
 
 # What travels by name, by module and qualified name, with the generation of the fallback pickler.
 _by_name: dict[tuple[str, str], tuple[int, PackedFunction]] = {}
@@ -80,18 +82,18 @@ def pack_function(f: Callable[..., Any] | Reference) -> PackedFunction:
     name = _importable_name(f)
     if name is not None:
         known = _by_name.get(name)
-        if known is not None and known[0] == fallback_generation():
+        if known is not None and known[0] == packing.generation:
             return known[1]
         packed = _pack_function(f)
         if packed.frames[0][-len(_BY_REFERENCE_END) :] == _BY_REFERENCE_END:
             if len(_by_name) >= _BY_NAME_MAX:
                 _by_name.clear()
-            _by_name[name] = (fallback_generation(), packed)
+            _by_name[name] = (packing.generation, packed)
         return packed
     ingredients = _ingredients(f)
     if ingredients is not None:
         assert isinstance(f, types.FunctionType)
-        cached = _cache.get(f)
+        cached = _cache.get(weakref.ref(f))
         if (
             cached is not None
             and cached.ingredients == ingredients
@@ -102,8 +104,13 @@ def pack_function(f: Callable[..., Any] | Reference) -> PackedFunction:
         raise TypeError(f"not a function: {type(f).__name__} object is not callable")
     packed = _pack_function(f)
     if ingredients is not None:
-        _cache[f] = _Cached(ingredients, packed.function.self_name, packed)  # type: ignore[index]
+        key: weakref.ref[Any] = weakref.ref(f, _forget)
+        _cache[key] = _Cached(ingredients, packed.function.self_name, packed)
     return packed
+
+
+def _forget(key: weakref.ref[types.FunctionType]) -> None:
+    _cache.pop(key, None)
 
 
 def equip_function(packed: PackedFunction, classes: ClassTable) -> PackedFunction:
@@ -222,7 +229,7 @@ def _ingredients(f: Any) -> tuple[Any, ...] | None:
         tuple((name, _typed(value)) for name, value in kwdefaults.items()) if kwdefaults else None,
         tuple(annotations.items()) if annotations else None,
         id(f.__globals__),
-        fallback_generation(),
+        packing.generation,
     )
 
 

@@ -173,19 +173,15 @@ def use_dill() -> None:
     _use(dump_with_dill)
 
 
-def fallback_generation() -> int:
-    """Counts the switches of the pickler: what was packed under another one may differ."""
-    return _generation
-
-
 _fallback: Callable[[Any], Packed] | None = None
-_generation = 0
+generation = 0
+"""Counts the switches of the pickler: what was packed under another one may differ."""
 
 
 def _use(fallback: Callable[[Any], Packed] | None) -> None:
-    global _fallback, _generation
+    global _fallback, generation
     _fallback = fallback
-    _generation += 1
+    generation += 1
 
 
 def dump_fallback(obj: Any, classes: ClassTable | None = None) -> Packed:
