@@ -38,3 +38,28 @@ def test_tiny_tasks_go_in_large_slices() -> None:
     for _ in range(20):
         estimate.learn(1000, 0.0)
     assert 500 <= estimate.room(0, 0.0) <= 2500
+
+
+def test_tasks_about_as_long_as_the_aim_come_by_two() -> None:
+    """An engine at its last task of 10 ms gets two more, and no more before it is at its last."""
+    estimate = Estimate()
+    for _ in range(20):
+        estimate.learn(1, 0.010)
+    assert [estimate.room(held, held * estimate.cost_s) for held in (0, 1, 2, 3)] == [1, 2, 0, 0]
+
+
+def test_longer_tasks_come_one_by_one() -> None:
+    """Of tasks of 30 ms an engine holds one beside the one that runs, of tasks of 60 ms none."""
+    for task_s, rooms in ((0.030, [1, 1, 0]), (0.060, [1, 0, 0])):
+        estimate = Estimate()
+        for _ in range(20):
+            estimate.learn(1, task_s)
+        assert [estimate.room(held, held * estimate.cost_s) for held in (0, 1, 2)] == rooms
+
+
+def test_an_engine_that_hangs_in_its_only_task_gets_none() -> None:
+    """One that has been silent for twice as long as the task should take is left alone."""
+    estimate = Estimate()
+    for _ in range(20):
+        estimate.learn(1, 0.010)
+    assert estimate.room(1, 0.025) == 0

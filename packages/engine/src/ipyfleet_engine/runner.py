@@ -66,6 +66,8 @@ _ELSEWHERE = (
     "joined when they were there already; make the call again, and they travel in the message"
 )
 
+_RUN = Fate.RUN  # an attribute of an enumeration takes as long as a call
+
 _STOPPED = "the engine was told to stop while it ran the task"
 
 Visit = Callable[[], Coroutine[Any, Any, None]]
@@ -247,7 +249,7 @@ class TaskRunner:
                     continue
                 return False
             piece, index, fate = claim
-            if fate is not Fate.RUN:
+            if fate is not _RUN:
                 self._abort(piece, index)
             else:
                 if outcomes.has_waiting:

@@ -46,11 +46,11 @@ class QueuedSlice:
         info: the slice as received.
         payloads: those of its tasks; a single one if ``info.shared``.
         position: tasks claimed or skipped so far.
-        aborted: the tasks that are left shall not run.
+        fate: what is to be done with the tasks that are left.
         known: the function that the tasks call, if the engine has it.
     """
 
-    __slots__ = ("aborted", "client", "first", "info", "known", "method", "payloads", "position")
+    __slots__ = ("client", "fate", "first", "info", "known", "method", "payloads", "position")
 
     def __init__(self, info: TaskSlice, payloads: Payloads) -> None:
         self.info = info
@@ -59,7 +59,7 @@ class QueuedSlice:
         self.first = info.first
         self.method = info.method
         self.position = 0
-        self.aborted = False
+        self.fate = Fate.RUN
         self.known: KnownFunction | None = None
 
     @property
@@ -145,9 +145,7 @@ class TaskQueue:
                 self._next_ordinal = ordinal + 1
                 if self._recalled and self._is_recalled(ordinal):
                     continue
-                if piece.aborted:
-                    return piece, index, Fate.ABORTED
-                return piece, index, Fate.RUN
+                return piece, index, piece.fate
             return None
 
     def recall(self, first: int, last: int) -> tuple[int, int]:
@@ -186,7 +184,7 @@ class TaskQueue:
         with self._lock:
             for piece in self._slices:
                 if piece.client == client and piece.method == "execute":
-                    piece.aborted = True
+                    piece.fate = Fate.ABORTED
 
     def __len__(self) -> int:
         with self._lock:
