@@ -376,7 +376,8 @@ def test_what_comes_before_the_run_is_known_and_a_break(
     wait(other.channel.receive)
     other.wire.close()
     now = time.monotonic()
-    wait(lambda: other.tend(now) or other.channel.broken_since)
+    # Until an attempt to connect again has failed: the next greeting is made after `adopt`.
+    wait(lambda: [other.tend(now), other.channel._reopen_at][1])
     other.channel.adopt(FIRST)
     other.listen()
     wait(lambda: other.tend() or other.has_more(0))

@@ -36,6 +36,7 @@ QUEUE_MAX_BYTES = 8 * 1024 * 1024
 LINGER_MS = 300
 _QUEUE_WAIT_S = 1.0
 _CLOSE_GRACE_S = 2.0
+_LOOK_S = 0.1
 _IOPUB_QUEUE_MESSAGES = 10_000
 
 PortName = Literal["shell", "control", "stdin", "iopub", "hb"]
@@ -222,8 +223,12 @@ class KernelPorts:
             message = self._session.msg("input_request", content, address.message)
             self._put("stdin", self._session.serialize(message, address.idents))
         while True:
-            # As long as the user thinks; SIGINT and SIGTERM end it.
-            idents, value = self._answers.get()
+            # As long as the user thinks; SIGINT and SIGTERM end it. One that comes just before the
+            # wait begins does not end that, and is dealt with between two.
+            try:
+                idents, value = self._answers.get(timeout=_LOOK_S)
+            except queue.Empty:
+                continue
             if idents == address.idents:
                 break
         if value == "\x04":
