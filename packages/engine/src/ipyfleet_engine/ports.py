@@ -20,6 +20,7 @@ import os
 import queue
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -35,6 +36,7 @@ TEXT_CHUNK_CHARS = 64 * 1024
 QUEUE_MAX_BYTES = 8 * 1024 * 1024
 LINGER_MS = 300
 _QUEUE_WAIT_S = 1.0
+_QUEUE_LOOK_S = 0.002
 _CLOSE_GRACE_S = 2.0
 _LOOK_S = 0.1
 _IOPUB_QUEUE_MESSAGES = 10_000
@@ -95,8 +97,10 @@ class KernelPorts:
         self._session = Session(key=self.key)
         self._context: zmq.Context[Any] = zmq.Context()
         self._sockets: dict[PortName, zmq.Socket[bytes]] = {}
-        # Re-entrant, because a destructor that prints may run while the lock is held.
-        self._lock = threading.Condition(threading.RLock())
+        # Re-entrant, because a destructor that prints may run while the lock is held. And made in
+        # C: KeyboardInterrupt could come between the taking and the entering of one made in Python,
+        # as a Condition is, and then it would be held for ever.
+        self._lock = threading.RLock()
         self._queue: deque[tuple[PortName, list[Any]]] = deque()
         self._queue_bytes = 0
         self._text: _Text | None = None
@@ -180,6 +184,7 @@ class KernelPorts:
             pending.size += len(text)
             if pending.size > TEXT_CHUNK_CHARS:
                 self._flush_text()
+        self._wait_room()
 
     def publish(
         self,
@@ -199,6 +204,7 @@ class KernelPorts:
         with self._lock:
             self._flush_text()
             self._publish(parent, kind, content, metadata, buffers)
+        self._wait_room()
 
     def reply(self, address: Address, content: Message, metadata: Message | None = None) -> None:
         """Answer a request."""
@@ -261,9 +267,15 @@ class KernelPorts:
         self._queue.append((port, frames))
         self._queue_bytes += sum(map(len, frames))
         self._wake()
-        if threading.current_thread() is not self._thread:
-            # Sending never blocks, so the queue is short unless this thread is faster.
-            self._lock.wait_for(lambda: self._queue_bytes < QUEUE_MAX_BYTES, _QUEUE_WAIT_S)
+
+    def _wait_room(self) -> None:
+        """Let the ports' thread keep up with a thread that is faster; it never blocks itself."""
+        if threading.get_ident() == self._thread.ident:
+            return
+        looks = int(_QUEUE_WAIT_S / _QUEUE_LOOK_S)
+        while self._queue_bytes >= QUEUE_MAX_BYTES and looks and not self._closing:
+            time.sleep(_QUEUE_LOOK_S)
+            looks -= 1
 
     def _wake(self) -> None:
         try:
@@ -307,7 +319,6 @@ class KernelPorts:
             with self._lock:
                 port, frames = self._queue.popleft()
                 self._queue_bytes -= sum(map(len, frames))
-                self._lock.notify_all()
             try:
                 self._sockets[port].send_multipart(frames, zmq.DONTWAIT)
             except zmq.ZMQError as error:
