@@ -345,13 +345,13 @@ class Process:
     def info(self, role: str = "client", cluster_id: str = "") -> ConnectionInfo:
         """Return the content of a connection file, as soon as it is there."""
         name = f"ipyfleet-{cluster_id}-{role}.json" if cluster_id else f"ipyfleet-{role}.json"
-        return load_connection_file(self.profile / "security" / name, timeout_s=10, alive=True)
+        return load_connection_file(self.profile / "security" / name, timeout_s=30, alive=True)
 
     def stop(self) -> tuple[int, str]:
         """End the process if it runs; return its exit code and what it wrote to stderr."""
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
-        _, stderr = self.popen.communicate(timeout=10)
+        _, stderr = self.popen.communicate(timeout=30)
         return self.popen.returncode, stderr
 
 
@@ -445,7 +445,7 @@ def send(socket: Any, message: m.Message, *frames: Any) -> None:
     socket.send([encode(message), *frames])
 
 
-def receive(socket: Any, kind: type[Any], timeout_s: float = 5.0) -> tuple[Any, list[bytes]]:
+def receive(socket: Any, kind: type[Any], timeout_s: float = 20.0) -> tuple[Any, list[bytes]]:
     """Return the next message of a kind and its frames; others are skipped."""
     deadline = time.monotonic() + timeout_s
     while (parts := socket.receive(max(0.0, deadline - time.monotonic()))) is not None:
@@ -469,7 +469,7 @@ def start(tmp_path: Path) -> Iterator[Any]:
     for process in running:
         if process.popen.poll() is None:
             process.popen.terminate()
-        process.popen.communicate(timeout=10)
+        process.popen.communicate(timeout=30)
 
 
 @pytest.fixture

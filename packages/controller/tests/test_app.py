@@ -48,7 +48,7 @@ def test_it_ends_when_its_lease_does(start: Any) -> None:
     finally:
         os.close(read_fd)
         os.close(write_fd)
-    assert process.popen.wait(timeout=10) == 0
+    assert process.popen.wait(timeout=30) == 0
     assert _left(process, info) == []
 
 
@@ -57,7 +57,7 @@ def test_a_second_controller_at_the_same_files_is_refused(start: Any) -> None:
     first = start()
     info = first.info()
     second = start()
-    assert second.popen.wait(timeout=10) == 1
+    assert second.popen.wait(timeout=30) == 1
     _, stderr = second.stop()
     assert stderr.count("\n") == 1
     assert f"pid {info.pid}" in stderr
@@ -72,7 +72,7 @@ def test_what_a_killed_controller_left_is_cleaned_up_by_the_next(start: Any) -> 
     stale = first.info()
     Path(stale.blob_dir).mkdir(mode=0o700, exist_ok=True)
     first.popen.kill()
-    first.popen.wait(timeout=10)
+    first.popen.wait(timeout=30)
     second = start()
     fresh = second.info()
     assert fresh.instance != stale.instance
@@ -89,7 +89,7 @@ def test_a_port_in_use_is_told_in_one_line(start: Any) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         process = start("--ip=127.0.0.1", f"--port={taken.getsockname()[1]}")
-        assert process.popen.wait(timeout=10) == 1
+        assert process.popen.wait(timeout=30) == 1
     _, stderr = process.stop()
     assert stderr.count("\n") == 1
     assert "the port is in use" in stderr
@@ -138,5 +138,5 @@ def test_a_scheme_is_chosen_on_the_command_line_or_in_the_configuration(start: A
     config = process.profile / "ipcontroller_config.py"
     config.write_text("c.TaskScheduler.scheme_name = 'fastest'\nc.TaskScheduler.hwm = 2\n")
     refused = start()
-    assert refused.popen.wait(timeout=10) == 1
+    assert refused.popen.wait(timeout=30) == 1
     assert "there is no scheduling scheme 'fastest'; there are leastload" in refused.stop()[1]

@@ -27,7 +27,7 @@ from ipyfleet_protocol.codec import SliceFrames, encode_part
 from ipyfleet_protocol.columns import PayloadWriter
 from ipyfleet_testing.simulated import SimulatedClient, SimulatedPeers
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 30.0
 
 
 @contextlib.contextmanager

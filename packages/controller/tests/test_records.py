@@ -75,7 +75,7 @@ def test_results_outlive_client_and_controller(
         assert frames == [b"0", b"1", b"2"]
         # The answer came after everything was committed, so this loses nothing.
         first.popen.kill()
-        first.popen.wait(timeout=10)
+        first.popen.wait(timeout=30)
     if backend == "sqlite":
         path = first.profile / "ipyfleet-tasks.db"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -104,7 +104,7 @@ def test_tasks_may_depend_on_those_of_an_earlier_controller(start: Any, wire: An
         ids = _run(wire, dealers.engine(), client, 0, 3)
         _ask(wire, client, m.FetchResults(ids))
         first.popen.kill()
-        first.popen.wait(timeout=10)
+        first.popen.wait(timeout=30)
     second = start()
     peer, _ = parse_msg_id(ids[0])
     with _connected(wire, second) as dealers:
@@ -185,7 +185,7 @@ def test_without_records_work_goes_on_and_questions_are_refused(start: Any, wire
 def test_an_unknown_database_is_told_in_one_line(start: Any) -> None:
     """The controller does not start, and names what there is."""
     process = start("--db=oracle")
-    assert process.popen.wait(timeout=10) == 1
+    assert process.popen.wait(timeout=30) == 1
     _, stderr = process.stop()
     assert stderr.count("\n") == 1
     assert "sqlite, memory, postgresql, none" in stderr

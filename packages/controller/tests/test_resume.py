@@ -108,7 +108,7 @@ class Peer:
             self.inbox[channel].append((message, frames))
         return True
 
-    def wait(self, channel: Channel, condition: Any, timeout_s: float = 10.0) -> None:
+    def wait(self, channel: Channel, condition: Any, timeout_s: float = 30.0) -> None:
         """Read until a condition holds."""
         deadline = time.monotonic() + timeout_s
         while not condition():

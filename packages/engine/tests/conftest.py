@@ -36,7 +36,7 @@ from ipyfleet_protocol.reliable import Received as ReceivedCount
 from ipyfleet_protocol.serialize import pack_call, pack_function, unpack
 
 T = TypeVar("T")
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 CLIENT = PeerId(b"client" + b"\0" * 10)
 
 

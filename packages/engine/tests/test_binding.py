@@ -24,7 +24,7 @@ from ipyfleet_protocol.ids import PeerId
 # Made once for all by the first blocking call of a kernel client, and kept: not a test's leak.
 ensure_event_loop()
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 BIND = "from ipyfleet_engine import bind_kernel; bind_kernel()"
 RUNTIME_FILES = "kernel-*.json"
 

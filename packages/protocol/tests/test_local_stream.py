@@ -22,7 +22,7 @@ from ipyfleet_protocol.local import (
     socket_path,
 )
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class Meeting:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ipyfleet_client import Client
     from ipyfleet_cluster import Cluster
 
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
 
 ClusterFactory: TypeAlias = "Callable[..., Cluster]"
 """``cluster_factory(n=2, **options)``: a started cluster with n engines registered."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from .waiting import wait_until
 
 
-def interrupt_when(condition: Callable[[], object], timeout_s: float = 10.0) -> threading.Thread:
+def interrupt_when(condition: Callable[[], object], timeout_s: float = 30.0) -> threading.Thread:
     """Send SIGINT to this process as soon as a condition holds, or when the time is up.
 
     Returns:

@@ -18,7 +18,7 @@ from ipyfleet_protocol.local import local_url
 
 from .raw import RawChannel, RawChannels
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 KINDS = ("local", "tcp")
 
