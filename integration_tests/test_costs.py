@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,22 @@ def _least(count: Callable[[], int], action: Callable[[], object]) -> int:
             action()
         counts += grown
     return min(counts)
+
+
+@contextlib.contextmanager
+def _python_calls() -> Iterator[Counter[str]]:
+    """Count, as "n", the Python functions that this thread runs meanwhile."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        if event == "call":
+            calls["n"] += 1
+
+    sys.setprofile(count)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
 
 
 def _wakeups(pid: int) -> int:
@@ -228,21 +245,14 @@ def test_a_call_of_the_client_makes_few_calls(client: Client, tmp_path: Path) ->
     view, gate = client.load_balanced_view(), tmp_path / "gate"
     results = [view.apply_async(_hold, str(gate)) for _ in client.ids]
     results += [view.apply_async(noop) for _ in range(100)]
-    n_calls = 0
-
-    def count(frame: Any, event: str, argument: Any) -> None:
-        nonlocal n_calls
-        n_calls += event == "call"
-
-    sys.setprofile(count)
     try:
-        results += [view.apply_async(noop) for _ in range(100)]
+        with _python_calls() as calls:
+            results += [view.apply_async(noop) for _ in range(100)]
     finally:
-        sys.setprofile(None)
         gate.touch()
     for result in results:
         result.get(60)
-    assert n_calls < 100 * 25
+    assert calls["n"] < 100 * 25
 
 
 @pytest.mark.parametrize("kind", ["direct", "balanced"])
@@ -250,19 +260,10 @@ def test_a_lone_call_takes_few_steps(client: Client, kind: str) -> None:
     """Python functions that the client runs from a call to its value, in the caller's thread."""
     view: Any = client[0] if kind == "direct" else client.load_balanced_view()
     view.apply_sync(noop)
-    n_calls = 0
-
-    def count(frame: Any, event: str, argument: Any) -> None:
-        nonlocal n_calls
-        n_calls += event == "call"
-
-    sys.setprofile(count)
-    try:
+    with _python_calls() as calls:
         for _ in range(TRIPS):
             view.apply_sync(noop)
-    finally:
-        sys.setprofile(None)
-    assert n_calls < TRIPS * 75
+    assert calls["n"] < TRIPS * 75
 
 
 def test_a_lone_answer_wakes_the_caller_only(client: Client) -> None:

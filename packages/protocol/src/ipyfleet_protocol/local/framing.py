@@ -27,14 +27,22 @@ MAP_MIN_BYTES = 1 << 20
 whatever was announced."""
 
 _COUNT = struct.Struct("<I")
-PREFIXES = [struct.Struct(f"<I{count}Q") for count in range(17)]
+
+
+class _Layouts(dict[int, struct.Struct]):
+    """Layouts of what goes before a message's frames, by their number; the usual ones are kept."""
+
+    def __missing__(self, count: int) -> struct.Struct:
+        return struct.Struct(f"<I{count}Q")
+
+
+LAYOUTS = _Layouts((count, struct.Struct(f"<I{count}Q")) for count in range(17))
 
 
 def frame_prefix(sizes: Sequence[int]) -> bytes:
     """Return what goes before a message's frames, given their sizes in bytes."""
     count = len(sizes)
-    layout = PREFIXES[count] if count < len(PREFIXES) else struct.Struct(f"<I{count}Q")
-    return layout.pack(count, *sizes)
+    return LAYOUTS[count].pack(count, *sizes)
 
 
 class Deframer:
@@ -72,8 +80,7 @@ class Deframer:
             if body > end:
                 self._expect_sizes(count, data, at + 4)
                 return
-            layout = PREFIXES[count] if count < 17 else struct.Struct(f"<I{count}Q")
-            sizes = layout.unpack_from(data, at)[1:]
+            sizes = LAYOUTS[count].unpack_from(data, at)[1:]
             at = body
             if sum(sizes) > end - at:
                 self._expect_frames(sizes, data, at)

@@ -27,7 +27,7 @@ from weakref import WeakSet
 
 from ..columns import Frame
 from ..errors import ProtocolError
-from .framing import PREFIXES, Deframer, frame_prefix
+from .framing import LAYOUTS, Deframer
 
 RECEIVE_BYTES = 64 * 1024
 """Read at a time. Larger blocks the allocator would map and unmap each time."""
@@ -124,7 +124,7 @@ class LocalStream:
         """
         sizes = list(map(len, frames))
         n_frames = len(sizes)
-        prefix = PREFIXES[n_frames].pack(n_frames, *sizes) if n_frames < 17 else frame_prefix(sizes)
+        prefix = LAYOUTS[n_frames].pack(n_frames, *sizes)
         n_bytes = len(prefix) + sum(sizes)
         sent = 0
         if not self._unsent and not self.is_over and n_frames < PIECES_MAX:
