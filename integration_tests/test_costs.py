@@ -266,6 +266,42 @@ def test_a_lone_call_takes_few_steps(client: Client, kind: str) -> None:
     assert calls["n"] < TRIPS * 75
 
 
+def test_an_engine_takes_few_steps_from_one_task_to_the_next(client: Client) -> None:
+    """Python functions in its main thread, where each task's result is a message of its own.
+
+    After a task that has slept each of them takes some 5 µs, since the CPU's caches are cold.
+    """
+    view = client[0]
+    first = view.apply_async(_count_calls)
+    naps = [view.apply_async(_nap, 0.002) for _ in range(100)]
+    n_calls = view.apply_async(_stop_counting).get(60)
+    assert first.get(60) is None and all(nap.get(60) is None for nap in naps)
+    assert n_calls < 100 * 30
+
+
+def _count_calls() -> None:
+    import builtins
+    import sys
+
+    builtins.n_calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        if event == "call":
+            builtins.n_calls += 1
+
+    sys.setprofile(count)
+
+
+def _stop_counting() -> int:
+    import builtins
+    import sys
+
+    sys.setprofile(None)
+    n_calls = builtins.n_calls
+    del builtins.n_calls
+    return n_calls
+
+
 def test_a_lone_answer_wakes_the_caller_only(client: Client) -> None:
     """The I/O thread sleeps through calls that wait for their values, however busy the machine."""
     view = client[0]

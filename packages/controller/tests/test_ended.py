@@ -99,9 +99,30 @@ def test_a_task_that_has_ended_costs_some_bytes(make_tasks: Any) -> None:
             group.note_place(start, start + 100, lots.randrange(8))
         usual.note(group)
         worst.note(make_tasks(first, [2] * 4000, [seq % 4 for seq in range(4000)]))
+    usual.tidy()
+    worst.tidy()
     assert _size(usual) < count / 2
     assert _size(worst) < 25 * count
     assert worst.find(CLIENT, count - 1, count) == [(count - 1, count, State.OK, 3)]
+
+
+def test_the_last_result_of_a_group_does_not_wait_for_the_books(make_tasks: Any) -> None:
+    """However its tasks are spread over engines, noting it is one step; who asks sees it noted."""
+    ended = EndedTasks()
+    group = make_tasks(0, [2] * 1000, [seq % 4 for seq in range(1000)])
+    calls: list[str] = []
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+
+    sys.setprofile(count)
+    try:
+        ended.note(group)
+    finally:
+        sys.setprofile(None)
+    assert calls == ["note"]
+    assert ended.find(CLIENT, 998, 999) == [(998, 999, State.OK, 2)]
 
 
 def _size(ended: EndedTasks) -> int:
@@ -118,6 +139,7 @@ def test_the_oldest_are_forgotten_beyond_the_bound(make_tasks: Any) -> None:
     ended.note(make_tasks(0, [2, 3] * 20, [], OTHER))
     for first in range(0, 300, 10):
         ended.note(make_tasks(first, [2, 3] * 5, []))
+        ended.tidy()
         assert ended.n_runs <= 100
     assert not ended.find(OTHER, 0, 100)
     assert not ended.find(CLIENT, 0, 10)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import signal
+import sys
+import threading
 from pathlib import Path
+
+import pytest
 
 from ipyfleet_engine.process import (
     cap_native_threads,
@@ -12,6 +17,7 @@ from ipyfleet_engine.process import (
     describe_exit,
     log_tail,
     reseed,
+    wake_on_time,
 )
 
 
@@ -70,3 +76,19 @@ def test_reseeding_changes_the_sequence() -> None:
     random.setstate(state)
     reseed()
     assert random.random() != first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets timers be late")
+def test_timers_of_a_thread_are_set_to_be_on_time() -> None:
+    """Of the thread that asks for it: not those of whoever runs in the same process."""
+    get_timer_slack, slack_ns = 30, []
+
+    def ask() -> None:
+        wake_on_time()
+        slack_ns.append(ctypes.CDLL(None).prctl(get_timer_slack, 0, 0, 0, 0))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join(60)
+    assert slack_ns == [1000]
+    assert ctypes.CDLL(None).prctl(get_timer_slack, 0, 0, 0, 0) != 1000

@@ -224,6 +224,7 @@ class Router:
             self._part_with_overflowing()
         if not has_come or self._desk.is_full:
             self._desk.flush()
+            self._scheduler.tidy()
             if self._sessions.has_unrecorded:
                 taken = self._sessions.take_unrecorded()
                 self._desk.when_recorded(partial(self._sessions.note_recorded, taken))

@@ -43,6 +43,7 @@ from .interrupts import InterruptHandler, in_user_code
 from .link import EngineLink, State
 from .mark import RunningMark
 from .ownership import install_thread_hooks
+from .process import wake_on_time
 from .runner import TaskRunner
 from .startup import run_startup_code
 from .streams import install_streams
@@ -127,6 +128,7 @@ class Engine:
         return self._link.exit_code
 
     def _prepare_process(self) -> None:
+        wake_on_time()
         set_namespace(self._kernel.namespace)
         self._kernel.namespace.update(self._settings.names)
         install_thread_hooks()

@@ -1,8 +1,8 @@
 """What an engine's process needs from the operating system.
 
-What lives here: dying with one's parent, words for the way a process ended, the tail of a log
-file, fresh random state after a fork, caps for native threads. What must not: sockets, tasks,
-anything of IPython.
+What lives here: dying with one's parent, waking on time, words for the way a process ended, the
+tail of a log file, fresh random state after a fork, caps for native threads. What must not:
+sockets, tasks, anything of IPython.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_TIMERSLACK = 29
+_TIMER_SLACK_NS = 1000
 
 _CRASH = "Fatal Python error"
 
@@ -43,6 +45,17 @@ def die_with_parent(parent: int) -> None:
     if os.getppid() != parent:
         # It died between the fork and the call above: no signal will come.
         os._exit(1)
+
+
+def wake_on_time() -> None:
+    """Have sleeps and timeouts of this thread, and of those it starts, end when they should.
+
+    Linux lets them end up to 50 µs late, to wake a processor less often. In a task that asks once a
+    millisecond whether something has happened that is a twentieth of its time. Elsewhere a no-op.
+    """
+    if sys.platform == "linux":
+        # A sandbox may forbid it: then they end as late as everybody's.
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _TIMER_SLACK_NS, 0, 0, 0)
 
 
 def describe_exit(exit_code: int) -> str:

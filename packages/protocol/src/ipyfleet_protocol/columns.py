@@ -32,6 +32,10 @@ class SizedBuffer(Protocol):
 Frame: TypeAlias = bytes | bytearray | memoryview | SizedBuffer
 
 _FLOAT64 = struct.Struct("<d")
+
+pack_float64 = _FLOAT64.pack
+"""Return a column of one float64."""
+
 _BIG_ENDIAN = sys.byteorder == "big"
 
 
@@ -46,7 +50,7 @@ def uint32_column(values: Iterable[int]) -> bytes:
 def float64_column(values: Sequence[float]) -> bytes:
     """Return the values as a column of little-endian float64."""
     if len(values) == 1:
-        return _FLOAT64.pack(values[0])
+        return pack_float64(values[0])
     column = array("d", values)
     if _BIG_ENDIAN:
         column.byteswap()
@@ -249,6 +253,7 @@ __all__ = [
     "PayloadWriter",
     "Payloads",
     "float64_column",
+    "pack_float64",
     "pack_pickles",
     "read_float64",
     "read_uint32",

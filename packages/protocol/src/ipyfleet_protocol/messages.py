@@ -89,7 +89,7 @@ from .questions import TaskHistory as TaskHistory
 from .structs import Message as Message
 from .structs import Part as Part
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised whenever a peer of the version before would misread a message."""
 
 # -- session ----------------------------------------------------------------------------------
