@@ -251,12 +251,17 @@ class ReliableChannel:
         elif not self.is_attached:
             self._sent.note(parts)
         else:
-            self._transmit(parts)
+            if not self.connection.send(parts):
+                self._wait_unsent()
             if self.incarnation:
                 self._sent.note(parts)
 
     def _transmit(self, parts: Sequence[Frame]) -> None:
-        self.connection.send(parts)
+        if not self.connection.send(parts):
+            self._wait_unsent()
+
+    def _wait_unsent(self) -> None:
+        """Leave it to `tend` that the system has not taken all."""
 
     def receive(self) -> bool:
         """Hand every message that is there to the handler; return whether there was one."""
@@ -365,14 +370,11 @@ class TaskChannel(ReliableChannel):
         self._watched = ()
         super()._disconnect(linger_s)
 
-    def _transmit(self, parts: Sequence[Frame]) -> None:
-        connection = self.connection
-        if connection.send(parts):
-            return
+    def _wait_unsent(self) -> None:
         # User code may run for hours from here on, and this shall not wait for it. A signal is
         # handled meanwhile: none is for user code now.
         gives_up_at = float("inf")
-        while not connection.wait_sent(_LOOK_S):
+        while not self.connection.wait_sent(_LOOK_S):
             if self._is_stopping():
                 now = time.monotonic()
                 gives_up_at = min(gives_up_at, now + LINGER_S)

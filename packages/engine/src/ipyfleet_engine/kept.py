@@ -44,7 +44,10 @@ class KeptResults:
     def add(self, message: Results, frames: Sequence[Frame]) -> None:
         """Keep a message that is about to be sent; its number is above those before."""
         n_bytes = sum(map(len, frames))
-        self._clients.setdefault(message.client, deque()).append((message, frames, n_bytes))
+        kept = self._clients.get(message.client)
+        if kept is None:
+            kept = self._clients[message.client] = deque()
+        kept.append((message, frames, n_bytes))
         self.n_bytes += n_bytes
         while self.n_bytes > self._max_bytes and len(self) > 1:
             oldest = min(self._clients.values(), key=lambda kept: kept[0][0].number)
