@@ -1,4 +1,4 @@
-"""Measures engines as a user meets them: start, memory, idle CPU, deaths, cancelled tasks.
+"""Measures engines as a user meets them: start, memory, idle CPU, deaths, cancelled tasks, Ctrl-C.
 
 Run it on a quiet machine: ``python -m benchmarks.engines``, with ``--quick`` for less of each. It
 prints one JSON object. Each figure is measured on real processes, started as a user would.
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,6 +108,46 @@ def measure_death(rc: Any) -> float:
     return 1000 * (time.perf_counter() - begin)
 
 
+def measure_interrupt(wait: Callable[[], Any]) -> float:
+    """Return the milliseconds from Ctrl-C until a wait has ended."""
+    pressed_at: list[float] = []
+
+    def press() -> None:
+        pressed_at.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.2, press)
+    timer.start()
+    try:
+        wait()
+    except KeyboardInterrupt:
+        return 1000 * (time.perf_counter() - pressed_at[0])
+    finally:
+        timer.join(PATIENCE_S)
+    raise RuntimeError("the wait ended by itself")
+
+
+def measure_interrupts(rc: Any) -> float:
+    """Return the longest of some waits that Ctrl-C ends, in milliseconds."""
+    result = rc[0].apply_async(time.sleep, 600)
+    waits: list[Callable[[], Any]] = [
+        result.get,
+        lambda: result.wait(PATIENCE_S),
+        lambda: rc.wait(timeout=PATIENCE_S),
+        lambda: rc.wait_for_engines(1000, timeout=PATIENCE_S, interactive=False),
+        lambda: list(rc.load_balanced_view().imap(time.sleep, [600])),
+    ]
+    # The first alone, and all once more while another thread is the one that receives.
+    longest = measure_interrupt(waits[0])
+    other = threading.Thread(target=result.wait, args=(PATIENCE_S,))
+    other.start()
+    for wait in waits:
+        longest = max(longest, measure_interrupt(wait))
+    result.abort()
+    other.join(PATIENCE_S)
+    return longest
+
+
 def measure(quick: bool) -> dict[str, Any]:
     """Measure everything; return the figures."""
     figures: dict[str, Any] = {"machine": describe_machine(), "busy": wait_quiet(10.0)}
@@ -137,6 +178,7 @@ def measure(quick: bool) -> dict[str, Any]:
         forced_s = measure_cancel(view, hold_gil, force=True)
         figures["free_from_gil_hold_ms"] = round(1000 * forced_s, 1)
         figures["grace_ms"] = 1000 * GRACE_S
+        figures["wait_interrupted_worst_ms"] = round(measure_interrupts(rc), 1)
     return figures
 
 
