@@ -231,7 +231,7 @@ def test_a_cell_is_worked_out_once(kernel: FleetKernel, monkeypatch: pytest.Monk
     assert run(kernel, code)[0]["status"] == "ok"
     assert seen == [code, inner, inner] and asked == seen
     assert run(kernel, "await __import__('asyncio').sleep(0)")[0]["status"] == "ok"
-    assert run(kernel, "(")[0]["ename"] == "SyntaxError"
+    assert run(kernel, ")")[0]["ename"] == "SyntaxError"
     assert run(kernel, "await __import__('asyncio').sleep(0)")[0]["status"] == "ok"
     assert shell._cell is None
 

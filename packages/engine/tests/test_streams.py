@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +58,13 @@ def test_a_forked_process_writes_to_its_own_stdout() -> None:
     stream.write("child")
     stream.flush()
     assert (real.getvalue(), log.getvalue()) == ("child", "")
+
+
+def test_a_stream_outlives_its_log(tmp_path: Path) -> None:
+    """Python closes it at its end, and would say, where the log ends, that the log is closed."""
+    with (tmp_path / "log").open("w") as log:
+        stream = TaskStream(OutputCollector(), "stdout", io.StringIO(), log)
+        stream.write("the last words")
+    stream.flush()
+    stream.close()
+    assert stream.closed and (tmp_path / "log").read_text() == "the last words"

@@ -77,7 +77,10 @@ class TaskStream(io.TextIOBase):
     def flush(self) -> None:
         """Nothing to do: text leaves by itself within some ten milliseconds."""
         if self._collector.task is None:
-            (self._real if self._collector.is_detached else self._log).flush()
+            target = self._real if self._collector.is_detached else self._log
+            # Python flushes what it drops at its end, when the log is closed.
+            if not target.closed:
+                target.flush()
 
     def writable(self) -> bool:
         """Yes."""
