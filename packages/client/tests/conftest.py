@@ -347,6 +347,7 @@ class FakeController:
                     host=host_id(),
                     blob_dir=str(self.blob_dir),
                     warnings=self.warnings,
+                    greeting=message.greeting,
                 )
             case m.Submit():
                 self._submit(identity, message, frames)

@@ -101,6 +101,23 @@ def test_what_arrives_while_something_is_sent_is_told(connection, end):
         assert end.receive(5)[1] == b"ping"
 
 
+# The other kind can be waited for until it has room.
+@pytest.mark.parametrize("make_end", ["tcp"], indirect=True)
+def test_room_that_comes_while_something_is_sent_is_told(connection, end):
+    """Sending does not take the news away that what waits can leave."""
+    n_left = 0
+    while connection.send([bytes(10_000)]):
+        n_left += 1
+    # When all have arrived nothing happens any more that the descriptors could tell of.
+    for _ in range(n_left):
+        assert end.receive(5)
+    connection.send([b"behind"])
+    assert wait(connection)
+    assert connection.receive_all() == []
+    assert connection.flush()
+    assert [end.receive(5)[1] for _ in range(2)] == [bytes(10_000), b"behind"]
+
+
 def test_the_end_is_seen_by_who_reads(connection, end):
     """What came before the end is received, then the connection is over, and stays so."""
     connection.send([b"hello"])

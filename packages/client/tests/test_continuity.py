@@ -22,7 +22,7 @@ def send(continuity, *messages):
 def joined():
     """A session that has begun, with three messages sent and two received."""
     continuity = Continuity()
-    assert continuity.greet() == (b"", 0)
+    assert continuity.greet() == (b"", 0, 1)
     assert continuity.welcome(FIRST, 0)
     send(continuity, b"a", b"b", b"c")
     continuity.received.note(1, 0.0)
@@ -34,7 +34,7 @@ def test_the_same_run_gets_what_it_lacks(joined):
     """After a break what was lost and what was sent meanwhile goes out, in order, and no more."""
     joined.lose()
     send(joined, b"d")
-    assert joined.greet() == (FIRST, 2)
+    assert joined.greet() == (FIRST, 2, 2)
     assert not joined.takes
     send(joined, b"e")
     assert joined.welcome(FIRST, 2)
@@ -63,13 +63,25 @@ def test_a_break_before_the_restart(joined):
     joined.greet()
     joined.welcome(SECOND, 0)
     joined.lose()
-    assert joined.greet() == (SECOND, 0)
+    assert joined.greet() == (SECOND, 0, 3)
     assert not joined.welcome(SECOND, 0)
     joined.restart([[b"x"]])
     joined.lose()
     joined.greet()
     assert joined.welcome(SECOND, 0)
     assert [frames[0] for frames in joined.backlog] == [b"x", encode(Ack(0))]
+
+
+def test_only_one_answer_to_the_last_greeting_is_awaited(joined):
+    """Not those to greetings of connections that are gone, nor a second one."""
+    assert not joined.is_awaited(1)
+    for greeting in (2, 3):
+        joined.lose()
+        assert not joined.is_awaited(greeting)
+        assert joined.greet()[2] == greeting
+    assert [joined.is_awaited(greeting) for greeting in range(5)] == [False] * 3 + [True, False]
+    joined.welcome(SECOND, 0)
+    assert not joined.is_awaited(3)
 
 
 def test_a_controller_that_has_given_the_client_up(joined):

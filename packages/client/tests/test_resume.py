@@ -67,6 +67,11 @@ class Controller:
     def welcome(self, received=None):
         """Take the client's Hello and welcome it; return the Hello."""
         hello, _ = self.receive(m.Hello)
+        self.answer(hello, received)
+        return hello
+
+    def answer(self, hello, received=None):
+        """Answer a Hello."""
         engine = m.EngineInfo(0, bytes(16), host_id(), "here", os.getpid())
         count = self.received if received is None else received
         self.send(
@@ -76,9 +81,9 @@ class Controller:
                 host=host_id(),
                 incarnation=self.incarnation,
                 received=count,
+                greeting=hello.greeting,
             )
         )
-        return hello
 
     def finish(self, first, values):
         """Send results: values, and errors as `ErrorInfo`."""
@@ -280,20 +285,38 @@ def test_what_comes_before_the_welcome_is_dropped(rc, scripted):
     same = scripted.incarnation
     scripted.die()
     scripted.run(same)
-    scripted.receive(m.Hello)
+    hello, _ = scripted.receive(m.Hello)
     scripted.finish(0, [-7])
-    engine = m.EngineInfo(0, bytes(16), host_id(), "here", os.getpid())
-    scripted.send(
-        m.Welcome(
-            bytes.fromhex(scripted.instance),
-            engines=[engine],
-            incarnation=same,
-            received=scripted.received,
-        )
-    )
+    scripted.answer(hello)
     scripted.finish(0, [1])
     assert result.get(5) == 1
     assert rc.session.wire.continuity.received.count == 1
+
+
+def test_an_answer_to_an_earlier_greeting_counts_for_nothing(rc, scripted):
+    """Where one connection followed the other quickly the controller answers both Hellos over the
+    second: what follows the first answer comes again, and what the client has sent does not.
+    """
+    result = rc[0].apply_async(abs, -1)
+    scripted.receive(m.Submit)
+    same = scripted.incarnation
+    hellos = []
+    for _ in range(2):
+        scripted.die()
+        scripted.run(same)
+        hellos.append(scripted.receive(m.Hello)[0])
+    for hello in hellos:
+        # As if the Submit was lost.
+        scripted.answer(hello, received=0)
+        scripted.send(m.EnginesChanged())
+    scripted.finish(0, [1])
+    assert result.get(5) == 1
+    assert rc.session.wire.continuity.received.count == 2
+    rc.session.request(m.QueueStatus())
+    came = []
+    while m.Request not in came:
+        came.append(type(scripted.receive()[0]))
+    assert came.count(m.Submit) == 1
 
 
 def test_acknowledgements(rc, scripted):

@@ -149,7 +149,7 @@ def bare():
     got: list = []
     wire = Wire(
         lambda: LocalConnection(ours),
-        greet=lambda incarnation, received: b"hello",
+        greet=lambda incarnation, received, greeting: b"hello",
         dispatch=got.append,
         flush=lambda wait: True,
         lost=lambda: None,

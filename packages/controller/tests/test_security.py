@@ -22,6 +22,7 @@ from ipyfleet_protocol.codec import encode
 from ipyfleet_protocol.ids import Channel, PeerId, new_peer_id, routing_id
 from ipyfleet_protocol.local import connect_local, frame_prefix, socket_path
 from ipyfleet_testing.hostile import N_MESSAGES, Fuzzer
+from ipyfleet_testing.raw import ZmqChannel
 from ipyfleet_testing.simulated import SimulatedClient, SimulatedEngine, SimulatedPeers
 
 TIMEOUT_S = 30.0
@@ -352,6 +353,18 @@ def test_without_the_clusters_keys_nobody_gets_in(tcp: Any, spoil: Callable[[Any
         metrics = msgspec.msgpack.decode(client.replies[request].content, strict=False)
         assert metrics["peers"]["clients"] == 1
         assert metrics["messages"]["refused"] == metrics["messages"]["malformed"] == 0
+
+
+def test_who_was_turned_away_already_need_not_wait_to_speak() -> None:
+    """A peer of the tests whose handshake failed before it has sent anything sends to nobody, at
+    once: zmq has let go of its connection then, as of one that was never made.
+    """
+    with zmq.Context() as context:
+        channel = ZmqChannel(context.socket(zmq.DEALER))
+        with contextlib.closing(channel):
+            channel.send([b"hello"])
+            assert channel.is_over
+            assert channel.take() is None
 
 
 def test_an_engines_key_is_not_a_clients(tcp: Any) -> None:

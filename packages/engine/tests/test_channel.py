@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import zmq
 
 from ipyfleet_engine.channel import ReliableChannel, wait_for_news
 from ipyfleet_engine.connections import QueueFull
 from ipyfleet_engine.endpoint import Endpoint
+from ipyfleet_engine.zmq_connection import ZmqConnection
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import decode, encode
 from ipyfleet_protocol.ids import Channel, new_peer_id
@@ -387,3 +390,22 @@ def test_what_comes_before_the_run_is_known_and_a_break(
     other.send(m.SignalEngines([], 1))
     wait(lambda: [other.channel.receive(), other.channel._received.count][1])
     assert [type(message) for message in other.handled] == [m.Welcome, m.SignalEngines]
+
+
+@pytest.mark.parametrize("is_bounded", [False, True])
+def test_a_handshake_that_goes_wrong_before_the_greeting_is_sent(
+    wait: Any, is_bounded: bool
+) -> None:
+    """Such a connection is over, not full; what is sent over it goes to nobody."""
+    # ZMTP 3.1, https://rfc.zeromq.org/spec/37/: another security mechanism than the engine's.
+    greeting = b"\xff" + bytes(8) + b"\x7f\3\1" + b"CURVE".ljust(20, b"\0") + b"\1" + bytes(31)
+    with zmq.Context() as context, socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        connection = ZmqConnection(
+            context, url, b"engine", keys=None, heartbeat_s=0, is_bounded=is_bounded
+        )
+        with contextlib.closing(connection), server.accept()[0] as other:
+            other.sendall(greeting)
+            wait(lambda: not int(connection._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
+            assert connection.send([b"hello"])
+            assert connection.is_over

@@ -11,6 +11,10 @@ the Welcome is of the run of the controller that was there before: what it lacks
 of another run knows nothing: the connection is WELCOMED, and nothing goes out before the driver has
 put in `restart` what is to be done again. Whatever is sent meanwhile is kept and goes out in its
 turn; what arrives before a Welcome was meant for the connection before, and will come again.
+
+So may a Welcome be, where one connection followed the other quickly: the controller reads both
+Hellos and answers both over the second connection. What follows the first answer comes again behind
+the second. So greetings are numbered, and one that answers another than the last is none.
 """
 
 from __future__ import annotations
@@ -54,6 +58,7 @@ class Continuity:
         self.sent = Sent()
         self.received = Received()
         self.backlog: deque[Sequence[Frame]] = deque()
+        self._greeting = 0
         self._began = False
         self._forgotten = False
 
@@ -62,10 +67,15 @@ class Continuity:
         """Whether counted messages that arrive are of this session."""
         return self.phase in (Phase.OPEN, Phase.WELCOMED)
 
-    def greet(self) -> tuple[bytes, int]:
-        """A connection is made; return `incarnation` and `received` for its Hello."""
+    def greet(self) -> tuple[bytes, int, int]:
+        """A connection is made; return `incarnation`, `received` and `greeting` for its Hello."""
         self.phase = Phase.GREETING
-        return self.incarnation, self.received.told()
+        self._greeting += 1
+        return self.incarnation, self.received.told(), self._greeting
+
+    def is_awaited(self, greeting: int) -> bool:
+        """Whether a Welcome is the answer to this connection's Hello, and the first one."""
+        return self.phase is Phase.GREETING and greeting == self._greeting
 
     def lose(self) -> None:
         """The connection is gone."""
@@ -75,7 +85,7 @@ class Continuity:
             self.backlog.clear()
 
     def welcome(self, incarnation: bytes, received: int) -> bool:
-        """The controller has said Welcome.
+        """The controller has said Welcome, one that `is_awaited`.
 
         Returns:
             Whether the session goes on. If not, `restart` must follow.

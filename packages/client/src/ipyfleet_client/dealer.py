@@ -10,7 +10,8 @@ what was lost would not be the last of what was sent. So it may not.
 
 Its descriptor tells of news once, and whoever uses the socket in any way may take the news away. A
 `Connection` tells of a state: so whoever sends looks afterwards whether there is something to
-receive, and if so makes another descriptor, the **reminder**, readable until it is received.
+receive, or room for what waits, and if so makes another descriptor, the **reminder**, readable
+until somebody receives.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ _MORE = int(zmq.SNDMORE)
 _DONT_WAIT = int(zmq.NOBLOCK)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
+_POLLIN_OR_OUT = int(zmq.POLLIN | zmq.POLLOUT)
 _ZERO_COPY_MIN_BYTES = 64 * 1024
 
 
@@ -119,7 +121,10 @@ class DealerConnection:
 
     def _remind(self) -> None:
         """See that `fds` tell of what has happened."""
-        if not self._is_reminded and (self.is_over or self._is_readable()):
+        if self._is_reminded:
+            return
+        wanted = _POLLIN_OR_OUT if self._unsent else _POLLIN
+        if self.is_over or int(self._socket.getsockopt(_EVENTS)) & wanted:
             self._is_reminded = True
             self._reminding.send(b"\0")
 

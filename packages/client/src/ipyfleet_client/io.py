@@ -75,7 +75,8 @@ class Wire(WireWaits):
 
     Args:
         connect: makes a connection.
-        greet: returns the Hello for a connection, given its `incarnation` and `received`.
+        greet: returns the Hello for a connection, given its `incarnation`, `received` and
+            `greeting`.
         dispatch: called with the frames of each message, one message at a time.
         flush: called before every wait to send what was buffered, and by the I/O thread, with
             False for "do not wait for other threads": returns whether that was done.
@@ -91,7 +92,7 @@ class Wire(WireWaits):
         self,
         connect: Connect,
         *,
-        greet: Callable[[bytes, int], bytes],
+        greet: Callable[[bytes, int, int], bytes],
         dispatch: Callable[[Sequence[Frame]], None],
         flush: Callable[[bool], bool],
         lost: Callable[[], None],

@@ -133,7 +133,7 @@ class Session:
             self.close()
             raise
 
-    def _make_hello(self, incarnation: bytes, received: int) -> bytes:
+    def _make_hello(self, incarnation: bytes, received: int, greeting: int) -> bytes:
         import socket
 
         hello = m.Hello(
@@ -149,6 +149,7 @@ class Session:
             packages=package_versions(),
             incarnation=incarnation,
             received=received,
+            greeting=greeting,
         )
         return encode(hello)
 
@@ -357,7 +358,11 @@ class Session:
             return
         try:
             message = decode(frames[0])
-            if type(message) not in SESSION_MESSAGES and not wire.take(frames):
+            if type(message) not in SESSION_MESSAGES:
+                if not wire.take(frames):
+                    return
+            elif type(message) is m.Welcome and not wire.continuity.is_awaited(message.greeting):
+                logger.debug("the answer to an earlier greeting")
                 return
             effects = self.link.handle(message, frames[1:], time.time())
         except ProtocolError as error:

@@ -58,6 +58,7 @@ class ZmqConnection:
     ) -> None:
         """Connect; for the arguments see `connections.Connector`."""
         self._is_over = False
+        self._is_bounded = is_bounded
         self._socket = socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.IDENTITY, identity)
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_IVL_MS)
@@ -122,7 +123,11 @@ class ZmqConnection:
                 copy = len(frame) < _COPY_BELOW_BYTES
                 send(frame, _NOBLOCK_MORE if left else _NOBLOCK, copy)
         except zmq.Again:
-            raise QueueFull from None
+            if self._is_bounded and not self.is_over:
+                raise QueueFull from None
+            # After a handshake that went wrong zmq has let go of the connection, perhaps before
+            # the greeting was sent; whatever was, it goes to nobody.
+            self._is_over = True
         return True
 
     def flush(self) -> bool:

@@ -112,18 +112,35 @@ class LocalChannel(RawChannel):
 
 
 class ZmqChannel(RawChannel):
-    """A channel to a controller over TCP; zmq connects again when it breaks."""
+    """A channel to a controller over TCP; zmq connects again when it breaks.
+
+    Not where the other end does not want its keys: that is the end, and what is sent goes nowhere.
+    """
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        """Take a socket whose queue has no bound."""
         self.socket = socket
+        self._is_over = False
 
     def fileno(self) -> int:
         """See `RawChannel`."""
         return -1 if self.socket.closed else int(self.socket.fd)
 
+    @property
+    def is_over(self) -> bool:
+        """See `RawChannel`; known when something could not be sent."""
+        return self._is_over
+
     def send(self, frames: Sequence[Frame]) -> None:
         """See `RawChannel`."""
-        self.socket.send_multipart(frames, copy=True)
+        import zmq
+
+        try:
+            self.socket.send_multipart(frames, zmq.DONTWAIT, copy=True)
+        except zmq.Again:
+            # Nothing is full: after a handshake that went wrong zmq has let go of the connection,
+            # at times before anything was sent. It would wait for another one for ever.
+            self._is_over = True
 
     def take(self) -> list[bytes] | None:
         """See `RawChannel`."""
