@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from ipyfleet_engine.channel import ReliableChannel, wait_for_news
-from ipyfleet_engine.connections import QueueFull
+from ipyfleet_engine.connections import Connector, QueueFull
 from ipyfleet_engine.endpoint import Endpoint
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import decode, encode
@@ -387,3 +388,25 @@ def test_what_comes_before_the_run_is_known_and_a_break(
     other.send(m.SignalEngines([], 1))
     wait(lambda: [other.channel.receive(), other.channel._received.count][1])
     assert [type(message) for message in other.handled] == [m.Welcome, m.SignalEngines]
+
+
+def test_without_descriptors_there_is_no_connection_and_no_error() -> None:
+    """Who has used them up is user code, and may give them back: it is tried again."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        connection = Connector("unix:///nowhere", None, 0.0).connect(b"me")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+    assert connection.is_over
+    assert connection.send([b"hello"])
+    assert connection.receive() is None
+    assert connection.filenos() == ()
+    connection.close()
