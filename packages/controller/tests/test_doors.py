@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +17,7 @@ import pytest
 from ipyfleet_controller.doors import Doors
 from ipyfleet_protocol.codec import decode
 from ipyfleet_protocol.ids import Channel, PeerId, routing_id
-from ipyfleet_protocol.local import Unreachable
+from ipyfleet_protocol.local import Unreachable, frame_prefix
 from ipyfleet_protocol.messages import Refused
 from ipyfleet_testing.threshold import KINDS, PATIENCE_S, Threshold
 
@@ -153,6 +157,35 @@ def test_where_there_is_no_epoll_there_is_poll(
         client.close()
         threshold.wait_for([NAME])
     finally:
+        threshold.close()
+
+
+def test_a_peer_gets_in_when_there_are_descriptors_again(tmp_path: Path) -> None:
+    """Also when it was no peer that had them."""
+    threshold = Threshold(tmp_path, "local")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    late = socket.socket(socket.AF_UNIX)
+    try:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard)
+        )
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        late.connect(str(tmp_path / "s"))
+        late.sendall(frame_prefix([len(NAME)]) + NAME + frame_prefix([5]) + b"hello")
+        assert threshold.doors.wait(PATIENCE_S)
+        assert not threshold.doors.wait(PATIENCE_S), "it waits in vain, and not for long"
+        for fd in taken:
+            os.close(fd)
+        taken.clear()
+        threshold.wait_for([NAME, b"hello"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+        late.close()
         threshold.close()
 
 

@@ -399,3 +399,42 @@ def test_a_schema_has_one_controller(postgres_server: Any) -> None:
     second.open()
     second.close()
     postgres_server.drop_schemas()
+
+
+def test_entries_that_cannot_be_made(start: Any) -> None:
+    """They are counted as missed; what comes later is written, and questions are answered."""
+
+    def fail() -> list[GroupEntry]:
+        raise MemoryError("no room for a copy of its buffers")
+
+    keeper = start(MemoryDatabase())
+    keeper.put(fail, 1000)
+    _put(keeper, _group(1))
+    assert _ask(keeper, _history) == [format_msg_id(CLIENT, 1)]
+    wait_until(lambda: not keeper.waiting_bytes)
+    assert not keeper.is_well
+    assert keeper.status()["missed_records"] == 1
+
+
+def test_entries_that_cannot_be_made_when_too_much_waits(start: Any) -> None:
+    """The loop, which makes them then, notices nothing."""
+
+    def fail() -> list[GroupEntry]:
+        raise MemoryError("no room for a copy of its buffers")
+
+    keeper = start(MemoryDatabase(), max_bytes=100)
+    keeper.put(fail, 1000)
+    assert _ask(keeper, _history) == []
+    assert keeper.status()["missed_records"] == 1
+    assert keeper.waiting_bytes == 0
+
+
+def test_an_answer_that_nobody_can_take(start: Any) -> None:
+    """It is in nobody's way."""
+
+    def fail(answer: object) -> None:
+        raise OverflowError("more than fits into a message")
+
+    keeper = start(MemoryDatabase())
+    keeper.ask(_history, fail)
+    assert _ask(keeper, _history) == []

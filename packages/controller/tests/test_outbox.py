@@ -151,6 +151,38 @@ def test_a_peer_that_is_not_there_is_noted(threshold: Threshold) -> None:
     assert outbox.unreachable == [routing_id(PEER, Channel.AGENT)]
 
 
+def test_what_waited_for_a_connection_that_ended_is_in_nobodys_way(
+    threshold: Threshold, client: RawChannel
+) -> None:
+    """A peer that was parted with, did not read, and comes back is answered."""
+    outbox = Outbox(threshold.doors)
+    outbox.note_address(NAME, NAME)
+    while not outbox.is_waiting:
+        outbox.post(PEER, Channel.CLIENT, FRAME)
+    client.close()
+    threshold.wait_for([NAME])
+    outbox.note_ended(NAME)
+    assert not outbox.is_waiting
+    again = threshold.connect(NAME)
+    outbox.post(PEER, Channel.CLIENT, b"welcome")
+    assert _read(threshold, again, 1) == [b"welcome"]
+
+
+def test_what_waited_for_another_socket_is_not_for_this_one(
+    threshold: Threshold, client: RawChannel
+) -> None:
+    """A name that goes to another socket has nothing waiting."""
+    outbox = Outbox(threshold.doors)
+    outbox.note_address(NAME, NAME)
+    while not outbox.is_waiting:
+        outbox.post(PEER, Channel.CLIENT, FRAME)
+    other = NAME + b"s" * 16
+    again = threshold.connect(other)
+    outbox.note_address(NAME, other)
+    outbox.post(PEER, Channel.CLIENT, b"welcome")
+    assert _read(threshold, again, 1) == [b"welcome"]
+
+
 def test_the_end_of_a_stranger_with_a_peers_name_is_no_news_of_the_peer(
     threshold: Threshold, client: RawChannel
 ) -> None:

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from ipyfleet_protocol import messages as m
-from ipyfleet_protocol.codec import decode_part, split
+from ipyfleet_protocol.blobs import BlobStore
+from ipyfleet_protocol.codec import decode_part, encode_part, split
 from ipyfleet_protocol.columns import Payloads
 from ipyfleet_protocol.ids import Channel, format_msg_id, new_peer_id
+from ipyfleet_testing.waiting import wait_until
 
 
 def _submit(wire: Any, socket: Any, first: int, count: int, **options: Any) -> None:
@@ -216,6 +219,50 @@ def test_a_client_that_leaves_is_recorded_for(dealers: Any, wire: Any) -> None:
     wire.receive(other, m.Results)
     _, frames = _ask(wire, other, m.FetchResults([format_msg_id(peer, 0)]))
     assert frames == [b"x"]
+
+
+def _blob_results(
+    store: BlobStore, client: bytes, piece: m.TaskSlice, content: bytes, number: int
+) -> tuple[m.Results, bytes, bytes]:
+    """Return the message, with its frames, that a task's result is in shared memory."""
+    handle = store.put(content)
+    assert handle is not None
+    one, nan = (1).to_bytes(4, "little"), bytes(8)
+    columns = m.Columns(one, one, b"\1")
+    result = m.ResultSlice(piece.first, 1, 0, piece.ordinal, b"\0", nan, nan, b"", columns)
+    return m.Results(client, 0, [result], number), b"x", encode_part(handle)
+
+
+def test_results_in_shared_memory_do_not_outlive_a_client_that_leaves(
+    dealers: Any, wire: Any
+) -> None:
+    """What it did not read, and what comes for it later, is removed when the records have it."""
+    directory = Path(dealers.info.blob_dir)
+    client, _ = dealers.client()
+    engine = dealers.engine()
+
+    def left() -> list[Path]:
+        return list(directory.glob(f"{engine.peer.hex()}*"))
+
+    with BlobStore(directory, engine.peer) as store:
+        _submit(wire, client, 0, 1)
+        tasks, _ = wire.receive(engine.task, m.RunTasks)
+        peer = tasks.slices[0].client
+        content = os.urandom(1 << 20)
+        wire.send(engine.task, *_blob_results(store, peer, tasks.slices[0], content, 1))
+        wire.receive(client, m.Results)
+        _submit(wire, client, 1, 1)
+        tasks, _ = wire.receive(engine.task, m.RunTasks)
+        other, _ = dealers.client()
+        msg_ids = [format_msg_id(peer, seq) for seq in range(2)]
+        assert _ask(wire, other, m.FetchResults(msg_ids[:1]))[1] == [b"x", content]
+        assert len(left()) == 1
+        wire.send(client, m.Goodbye())
+        wire.receive(engine.control, m.ResultsTaken)
+        wire.send(engine.task, *_blob_results(store, peer, tasks.slices[0], content, 2))
+        wire.receive(engine.control, m.ResultsTaken)
+        wait_until(lambda: not left(), message="them to be removed")
+        assert _ask(wire, other, m.FetchResults(msg_ids))[1] == [b"x", content] * 2
 
 
 @pytest.fixture

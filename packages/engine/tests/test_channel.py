@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 import zmq
 
 from ipyfleet_engine.channel import ReliableChannel, wait_for_news
-from ipyfleet_engine.connections import QueueFull
+from ipyfleet_engine.connections import Connector, QueueFull
 from ipyfleet_engine.endpoint import Endpoint
 from ipyfleet_engine.zmq_connection import ZmqConnection
 from ipyfleet_protocol import messages as m
@@ -409,3 +410,25 @@ def test_a_handshake_that_goes_wrong_before_the_greeting_is_sent(
             wait(lambda: not int(connection._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
             assert connection.send([b"hello"])
             assert connection.is_over
+
+
+def test_without_descriptors_there_is_no_connection_and_no_error() -> None:
+    """Who has used them up is user code, and may give them back: it is tried again."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        connection = Connector("unix:///nowhere", None, 0.0).connect(b"me")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+    assert connection.is_over
+    assert connection.send([b"hello"])
+    assert connection.receive() is None
+    assert connection.filenos() == ()
+    connection.close()

@@ -184,6 +184,39 @@ class TestAccounts:
             assert store.put(bytes(SIZE)) is not None
             assert second is not None
 
+    def test_what_others_have_removed_does_not_count(self, directory: Path) -> None:
+        """A receiver that has mapped a result removes it; there is room for as much again, and
+        again, whatever else stays.
+        """
+        with BlobStore(directory, OWNER, budget_bytes=200 * SIZE) as store:
+            kept = [store.put(bytes(SIZE)) for _ in range(50)]
+            for _ in range(500):
+                handle = store.put(bytes(SIZE))
+                assert handle is not None
+                unlink_blob(directory, handle)
+            assert names(directory) == sorted(each.name for each in kept)
+            for handle in kept:
+                store.release(handle)
+            assert names(directory) == []
+
+    def test_what_is_being_written_counts(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Although its file may not be there yet: there is room for no other, and it is freed."""
+        with BlobStore(directory, OWNER, budget_bytes=SIZE) as store:
+            others: list[BlobHandle | None] = []
+            mkdir = os.mkdir
+
+            def meanwhile(*arguments: object) -> None:
+                others.append(store.put(b"1"))
+                mkdir(*arguments)
+
+            monkeypatch.setattr(os, "mkdir", meanwhile)
+            handle = store.put(bytes(SIZE))
+            assert others == [None]
+            store.release(handle)
+            assert (names(directory), store.held_bytes) == ([], 0)
+
     def test_default_budget_is_bounded(self, store: BlobStore, directory: Path) -> None:
         """By default no blob takes what the file system has not got."""
         space = os.statvfs(directory.parent)

@@ -169,6 +169,14 @@ def test_waiting_for_what_is_sent(meeting: Meeting) -> None:
     assert stream.unsent_bytes
 
 
+def test_waiting_for_what_a_closed_connection_has_sent(meeting: Meeting) -> None:
+    """There is nothing to wait for."""
+    stream = meeting.connect()
+    assert not stream.send([bytes(4 << 20)])
+    stream.close()
+    assert stream.wait_sent(PATIENCE_S)
+
+
 def test_a_peer_that_goes(meeting: Meeting) -> None:
     """What it had sent is received, and then that it is gone."""
     stream = meeting.connect()
@@ -230,6 +238,12 @@ def test_a_connection_that_does_not_begin_with_an_identity(meeting: Meeting, dat
     assert meeting.next() == [b"me", b"hello"]
 
 
+def _wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+
+
 def _has_ended(connection: socket.socket) -> bool:
     try:
         return connection.recv(1) == b""
@@ -280,6 +294,50 @@ def test_what_was_sent_before_the_end_counts_when_a_write_finds_it(meeting: Meet
     assert meeting.next() == [b"me"]
 
 
+def test_what_was_sent_before_the_end_counts_when_what_waits_finds_it(meeting: Meeting) -> None:
+    """Also if the poll has told of nothing but room."""
+    stream = meeting.connect()
+    meeting.until(lambda: b"me" in meeting.router)
+    while meeting.router.send(b"me", [bytes(1 << 20)]):
+        pass
+    told: list[tuple[int, int]] = []
+
+    def has_room() -> bool:
+        stream.receive()
+        told[:] = meeting.epoll.poll(0)
+        return bool(told)
+
+    _wait_until(has_room)
+    assert [events for _, events in told] == [select.EPOLLOUT]
+    stream.send([b"last words"])
+    stream.close()
+    assert meeting.router.on_ready(*told[0])
+    assert [meeting.next(), meeting.next()] == [[b"me", b"last words"], [b"me"]]
+
+
+def test_what_is_received_is_not_shared_with_a_forked_child(meeting: Meeting) -> None:
+    """A child may write into a large frame, and the parent's stays what it was."""
+    stream = meeting.connect()
+    meeting.until(lambda: b"me" in meeting.router)
+    assert meeting.router.send(b"me", [bytes(2 << 20)])
+    received: list[memoryview] = []
+
+    def has_received() -> bool:
+        meeting.turn()
+        received.extend(stream.receive() or ())  # type: ignore[arg-type]
+        return bool(received)
+
+    _wait_until(has_received)
+    [frame] = received
+    child = os.fork()
+    if child == 0:
+        frame[0] = 1
+        os._exit(frame[0])
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert frame[0] == 0
+
+
 def test_a_forked_child_does_not_hold_the_connection(meeting: Meeting) -> None:
     """The other end hears of the parent's end although a child lives on."""
     stream = meeting.connect()
@@ -324,6 +382,20 @@ def test_too_many_connections(meeting: Meeting, monkeypatch: pytest.MonkeyPatch)
     assert meeting.next() == [b"first"]
     late.send([b"here"])
     assert meeting.next() == [b"late", b"here"]
+
+
+def test_a_router_at_which_too_many_wait(tmp_path: Path) -> None:
+    """Who comes then is told at once, and may come again."""
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+
+        def come() -> None:
+            for _ in range(10):
+                waiting.callback(connect_local(tmp_path / "s", b"me").close)
+
+        with pytest.raises(BlockingIOError):
+            come()
 
 
 def test_addresses() -> None:

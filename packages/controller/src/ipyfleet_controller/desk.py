@@ -56,6 +56,9 @@ FLUSH_BYTES = 1 << 20
 MAX_OPEN = 1024
 """Questions of one client that may be unanswered."""
 
+ANSWER_MAX_BYTES = 1 << 31
+"""Longer ones are refused; beyond twice as much there is no message that could hold them."""
+
 NOTE_BYTES = 500
 """What a note takes besides its frames."""
 
@@ -207,7 +210,10 @@ class Desk:
         def work(database: TaskDatabase) -> _Packed:
             assert callable(found)
             content, frames = found(database)
-            return pack(content), frames
+            packed = pack(content)
+            if len(packed) > ANSWER_MAX_BYTES:
+                raise QueryError(f"an answer of {len(packed)} bytes is too long; ask for less")
+            return packed, frames
 
         is_barrier = isinstance(question, m.DetachClient)
         found: _Answer | _Work

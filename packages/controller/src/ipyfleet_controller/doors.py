@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _IN = 1  # EPOLLIN and POLLIN
 
+DEAF_S = 0.1
+"""How often it is looked whether there are descriptors again: nobody tells when others than peers
+have given some back."""
+
 
 class Doors:
     """One or two of them, as one.
@@ -93,6 +97,9 @@ class Doors:
         """
         is_behind = bool(self.inbox)
         tcp = self._tcp
+        is_deaf = self._local.is_deaf
+        if is_deaf:
+            timeout_s = DEAF_S if timeout_s is None else min(timeout_s, DEAF_S)
         if is_behind:
             timeout_s = 0.0
         elif tcp is not None:
@@ -106,6 +113,8 @@ class Doors:
                 self._local.on_ready(fd, events)
         if tcp is not None and not is_behind:
             tcp.take_in()
+        if is_deaf:
+            self._local.listen_again()
         return bool(ready or self.inbox)
 
     def disconnect(self, identity: bytes) -> None:

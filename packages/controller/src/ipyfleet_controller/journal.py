@@ -9,6 +9,7 @@ written when the process died is incomplete, and ignored.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterable
@@ -52,7 +53,7 @@ class JournalFile:
         """Add an entry.
 
         Raises:
-            OSError: if the disk is full.
+            OSError: if the disk is full. No entry can follow then.
         """
         _write(self._fd, entry)
 
@@ -87,7 +88,10 @@ def read_journal(path: Path) -> list[Entry]:
 
 def _write(fd: int, entry: Entry) -> None:
     content = msgspec.msgpack.encode(entry)
-    os.write(fd, _LENGTH.pack(len(content)) + content)
+    data = _LENGTH.pack(len(content)) + content
+    if os.write(fd, data) < len(data):
+        # Half an entry; what came behind it would make no sense to whoever reads.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 __all__ = ["JournalFile", "read_journal"]

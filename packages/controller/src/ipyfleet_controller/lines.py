@@ -1,14 +1,17 @@
 """Lines: one channel of one peer, with what both sides have of it.
 
-What lives here: `Line`, and `ForwardedResults`, which knows what engines are told when a client
-acknowledges results. What must not: sockets.
+What lives here: `Line`; `ForwardedResults`, which knows what engines are told when a client
+acknowledges results, and `ForwardedBlobs`, which knows what is left of them when it is gone. What
+must not: sockets.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from ipyfleet_protocol.ids import PeerId, RoutingId
+from ipyfleet_protocol.messages import BlobHandle
 from ipyfleet_protocol.reliable import Received, Sent
 
 
@@ -78,4 +81,45 @@ class ForwardedResults:
         return taken
 
 
-__all__ = ["ForwardedResults", "Line"]
+class ForwardedBlobs:
+    """Which blobs of results their clients have yet to remove, as far as is known.
+
+    A client removes a blob when it receives the result, so it has removed those of messages that it
+    has acknowledged.
+
+    Attributes:
+        left: those that no client will remove; whoever does takes them out.
+    """
+
+    __slots__ = ("_by_client", "left")
+
+    def __init__(self) -> None:
+        self._by_client: dict[PeerId, deque[tuple[int, BlobHandle]]] = {}
+        self.left: list[BlobHandle] = []
+
+    def note(self, client: PeerId, line: Line | None, blobs: Iterable[BlobHandle]) -> None:
+        """Note blobs of a message.
+
+        Args:
+            client: for whom.
+            line: over which the message was sent just now; None if the client is gone.
+            blobs: their handles.
+        """
+        if line is None:
+            self.left += blobs
+            return
+        waiting = self._by_client.setdefault(client, deque())
+        while waiting and waiting[0][0] <= line.sent.acknowledged:
+            waiting.popleft()
+        position = line.sent.count
+        waiting.extend((position, blob) for blob in blobs)
+
+    def note_gone(self, client: PeerId, line: Line | None) -> None:
+        """Note that a client is gone, whose line this was."""
+        acknowledged = line.sent.acknowledged if line is not None else 0
+        for position, blob in self._by_client.pop(client, ()):
+            if position > acknowledged:
+                self.left.append(blob)
+
+
+__all__ = ["ForwardedBlobs", "ForwardedResults", "Line"]

@@ -92,6 +92,7 @@ class Outbox:
 
     def note_address(self, name: RoutingId, identity: bytes) -> None:
         """From now on what is for a channel goes to a socket's identity."""
+        self._drop_backlog(name)  # it was for another
         self._addresses.pop(name, None)
         self._addresses[name] = identity
         if len(self._addresses) - len(self._lines) > MAX_ADDRESSES:
@@ -236,10 +237,11 @@ class Outbox:
 
     def _note_unreachable(self, identity: RoutingId) -> None:
         self.unreachable.append(identity)
+        # Nobody will say that there is room, and what waits would be before all that comes later.
+        self._drop_backlog(identity)
         line = self._lines.get(identity)
         if line is not None:
             line.is_broken = True
-            self._drop_backlog(identity)
 
 
 def _without_content(message: Output, frames: Sequence[Frame]) -> Output:

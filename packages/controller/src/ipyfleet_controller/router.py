@@ -21,7 +21,8 @@ import heapq
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -30,6 +31,7 @@ from typing import Any, ClassVar, cast
 import msgspec
 
 from ipyfleet_protocol import messages as m
+from ipyfleet_protocol.blobs import sweep_blobs, unlink_blob
 from ipyfleet_protocol.codec import SliceFrames, decode, encode, split, split_output
 from ipyfleet_protocol.columns import Frame
 from ipyfleet_protocol.errors import ProtocolError
@@ -38,6 +40,7 @@ from ipyfleet_protocol.reliable import SESSION_MESSAGES
 from ipyfleet_protocol.table import SENDERS
 
 from .database.detached import DetachedGroup, PayloadGone, take_in_blobs
+from .database.payloads import blobs_in
 from .desk import MAX_OPEN, Desk
 from .doors import Doors
 from .hub import events as hev
@@ -45,7 +48,7 @@ from .hub import instructions as hins
 from .hub.core import HubCore
 from .hub.journal import PeerJoined, PeerLeft, Recollection
 from .journal import JournalFile
-from .lines import Line
+from .lines import ForwardedBlobs, Line
 from .outbox import Outbox
 from .processes import ProcessWatch
 from .scheduler import events as sev
@@ -125,6 +128,7 @@ class Router:
         self._wakes: list[float] = []
         self._received: tuple[Frame, Sequence[Frame]] = (b"", ())
         self._parts: list[SliceFrames] = []
+        self._blobs = ForwardedBlobs()
         self._must_place = False
         self._is_over = False
         self.blob_dir: Path | None = None
@@ -225,13 +229,14 @@ class Router:
         if not has_come or self._desk.is_full:
             self._desk.flush()
             self._scheduler.tidy()
-            if self._sessions.has_unrecorded:
+            if self._sessions.has_unrecorded or self._blobs.left:
                 taken = self._sessions.take_unrecorded()
-                self._desk.when_recorded(partial(self._sessions.note_recorded, taken))
+                blobs, self._blobs.left = self._blobs.left, []
+                self._desk.when_recorded(partial(self._note_recorded, taken, blobs))
 
     def _patience_s(self) -> float | None:
         """Return how long the loop may sleep; None for "until something comes"."""
-        wait_s = FLUSH_AFTER_S if self._desk.noted else None
+        wait_s = FLUSH_AFTER_S if self._desk.noted or self._blobs.left else None
         if self._wakes:
             due_s = self._wakes[0] - time.monotonic()
             if wait_s is None or due_s < wait_s:
@@ -550,14 +555,23 @@ class Router:
                 self._desk.answer(request, m.FetchResults(msg_ids), send)
 
     def _do_forget(self, what: hins.ForgetPeer) -> None:
+        self._blobs.note_gone(what.peer, self._outbox.line(routing_id(what.peer, Channel.CLIENT)))
         self._outbox.forget(what.peer)
         self._sessions.note_client_gone(what.peer)
         self._watches.forget(what.peer)
 
+    def _note_recorded(
+        self, numbers: Mapping[tuple[PeerId, PeerId], int], blobs: list[m.BlobHandle]
+    ) -> None:
+        """Let go of what only the records were to have, and do."""
+        self._sessions.note_recorded(numbers)
+        for blob in blobs:
+            if self.blob_dir is not None:
+                with suppress(ProtocolError):
+                    unlink_blob(self.blob_dir, blob)
+
     def _do_sweep(self, what: hins.SweepBlobs) -> None:
         if self.blob_dir is not None:
-            from ipyfleet_protocol.blobs import sweep_blobs
-
             try:
                 # Its tasks go on without it.
                 take_in_blobs(self._scheduler.state, what.peer, self.blob_dir)
@@ -601,7 +615,11 @@ class Router:
         if client in self._hub.registry.peers:
             header = self._received[0] if what.untouched else encode(message)
             self._outbox.send(client, Channel.CLIENT, header, what.frames)
-        if not has_blobs:
+        if has_blobs:
+            line = self._outbox.line(routing_id(client, Channel.CLIENT))
+            for piece, part in zip(message.slices, parts, strict=True):
+                self._blobs.note(client, line, blobs_in(piece.columns, part.payload))
+        else:
             self._desk.note_results(message, parts, now)
         if self._watches.watched:
             self._watches.note(client, message.slices)

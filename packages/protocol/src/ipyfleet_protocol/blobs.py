@@ -22,6 +22,8 @@ other. A handle names the first; the others have its name with a number.
 * **Nobody else's files.** The directory has rights 0700 and must be ours and no link; names are
   checked by pattern and opened relative to the directory, not through links; the size must be what
   the handle says.
+* **Only what is there counts.** Receivers of results remove the names, so the owner looks, when its
+  budget seems to be used up, which of its blobs are gone.
 * **After a crash.** Files are named for their owner, so that its agent, or the controller, can
   remove what a dead owner left (`sweep_blobs`); the whole directory goes when the cluster stops
   (`remove_blob_dir`).
@@ -56,6 +58,9 @@ BLOB_MIN_BYTES = 256 * 1024
 FREE_SHARE = 0.8
 """The share of what is free that a single blob may take."""
 
+LOOKS = 64
+"""Blobs that are found to be there still when there is no room for one more; then it has none."""
+
 FILES_MAX = THREADS_MAX
 """Files of one blob."""
 
@@ -82,6 +87,8 @@ class BlobStore:
         self.budget_bytes = budget_bytes
         self._lock = threading.Lock()
         self._held: dict[str, BlobHandle] = {}
+        # Of those the names of blobs that are being written, and may not be there yet.
+        self._begun: set[str] = set()
         self._reserved_bytes = 0
         self._next = 0
         self._pid = os.getpid()
@@ -89,7 +96,9 @@ class BlobStore:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the blobs that are held, and of those that are being written."""
+        """Bytes of the blobs that are held, and of those that are being written; some may have been
+        removed by others.
+        """
         return self._reserved_bytes
 
     def put(self, buffer: Any) -> BlobHandle | None:
@@ -120,6 +129,7 @@ class BlobStore:
                 self._forget(handle)
                 return None
             with self._lock:
+                self._begun.discard(handle.name)
                 closed = self._closed
             if closed:
                 # `close` ran while this thread was writing and could not know of the files.
@@ -169,16 +179,31 @@ class BlobStore:
         if size > space.f_bavail * space.f_frsize * FREE_SHARE:
             return None
         with self._lock:
+            self._forget_removed(budget - size)
             if self._closed or self._reserved_bytes + size > budget:
                 return None
             handle = BlobHandle(f"{self.owner.hex()}-{self._next}", size, threads_for(size))
             self._next += 1
             self._held[handle.name] = handle
+            self._begun.add(handle.name)
             self._reserved_bytes += size
             return handle
 
+    def _forget_removed(self, max_bytes: int) -> None:
+        """Forget blobs that others have removed, until no more is held than that."""
+        looks = LOOKS
+        while looks and self._held and self._reserved_bytes > max_bytes:
+            name, handle = next(iter(self._held.items()))
+            del self._held[name]
+            if name in self._begun or os.path.lexists(os.path.join(self.directory, name)):
+                self._held[name] = handle  # behind the others, which are looked for before it
+                looks -= 1
+            else:
+                self._reserved_bytes -= handle.size
+
     def _forget(self, handle: BlobHandle) -> bool:
         with self._lock:
+            self._begun.discard(handle.name)
             held = self._held.pop(handle.name, None)
             if held is None:
                 return False

@@ -129,7 +129,7 @@ class RecordKeeper:
             n_bytes: about what they take in memory.
         """
         if self.waiting_bytes + n_bytes > self._max_bytes:
-            entries, n_bytes = self._lighten(entries())
+            entries, n_bytes = self._lighten(self._make(entries))
         self._taken_bytes += n_bytes
         self._queue.append(_Noted(entries, n_bytes))
         if not self._wake.is_set():
@@ -161,7 +161,11 @@ class RecordKeeper:
                 continue
         while self._answers:
             reply, outcome = self._answers.popleft()
-            reply(outcome)
+            try:
+                reply(outcome)
+            except Exception:
+                # One answer must not end everybody's work.
+                log.exception("a bug; an answer is dropped")
 
     def status(self) -> dict[str, Any]:
         """Return how it goes: numbers, and under ``trouble`` what is wrong, or ""."""
@@ -223,6 +227,16 @@ class RecordKeeper:
             n_bytes += size
         return lambda: kept, n_bytes
 
+    def _make(self, entries: Callable[[], Entries]) -> Entries:
+        """Return entries; none if they cannot be made, which counts as a missed one."""
+        try:
+            return entries()
+        except Exception:
+            # Out of memory, most likely; nobody would see that this thread has ended.
+            self._n_bad += 1
+            log.exception("records cannot be made")
+            return ()
+
     def _note_missed(self, what: str) -> None:
         missed = self.n_missed_results if what == "results" else self.n_missed_records
         if not missed:
@@ -260,7 +274,7 @@ class RecordKeeper:
         while self._queue:
             item = self._queue.popleft()
             if isinstance(item, _Noted):
-                self._pending += item.entries()
+                self._pending += self._make(item.entries)
                 self._pending_bytes += item.n_bytes
                 if self._pending_bytes >= WRITE_MAX_BYTES:
                     self._write(is_urgent=False)

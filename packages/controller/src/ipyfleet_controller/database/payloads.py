@@ -1,13 +1,14 @@
 """What is kept of results: large ones are not, and those in shared memory are read in time.
 
-What lives here: `hold`, for the loop, and `bound`, for the database's thread. A client removes a
-blob as soon as it has mapped it, so it has to be opened before the client hears of it; mapping
-costs little, and the pages stay until they are written.
+What lives here: `hold`, for the loop, and `bound`, for the database's thread; `blobs_in`, for what
+no client will remove. A client removes a blob as soon as it has mapped it, so it has to be opened
+before the client hears of it; mapping costs little, and the pages stay until they are written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ipyfleet_protocol.blobs import map_blob
@@ -53,6 +54,14 @@ def bound(
     return Columns(columns.sizes, columns.buffer_counts, bytes(flags)), kept, ""
 
 
+def blobs_in(columns: Columns, frames: Sequence[Frame]) -> Iterator[BlobHandle]:
+    """Yield the handles among frames; those that make no sense are left out."""
+    for place, flag in enumerate(columns.blobs):
+        if flag == BLOB:
+            with suppress(ProtocolError):
+                yield decode_part(frames[place + 1], BlobHandle)
+
+
 def _map(frame: Frame, blob_dir: Path | None, max_bytes: int) -> tuple[Frame, int]:
     try:
         handle = decode_part(frame, BlobHandle)
@@ -66,4 +75,4 @@ def _map(frame: Frame, blob_dir: Path | None, max_bytes: int) -> tuple[Frame, in
     return b"", GONE
 
 
-__all__ = ["bound", "hold"]
+__all__ = ["blobs_in", "bound", "hold"]

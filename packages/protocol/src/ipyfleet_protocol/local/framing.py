@@ -128,7 +128,7 @@ class Deframer:
 
     def _make_room(self, size: int, data: bytes, at: int) -> None:
         try:
-            made = mmap.mmap(-1, size) if size >= MAP_MIN_BYTES else bytearray(size)
+            made = _map_room(size) if size >= MAP_MIN_BYTES else bytearray(size)
         except (OSError, OverflowError, ValueError, MemoryError):
             raise ProtocolError(f"there is no room for a message of {size} bytes") from None
         self._target = target = memoryview(made)
@@ -145,3 +145,8 @@ class Deframer:
             at += size
         self.messages.append(frames)
         self._sizes = ()
+
+
+def _map_room(size: int) -> mmap.mmap:
+    # Private: an array in it is not to change when a child of user code writes into its own.
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

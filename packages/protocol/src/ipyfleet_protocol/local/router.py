@@ -34,6 +34,7 @@ IDENTITY_MAX_BYTES = 64
 _IN, _OUT = 1, 4  # EPOLLIN, POLLIN and so on: the same numbers everywhere
 _BACKLOG = 4096
 _CREDENTIALS = struct.Struct("3i")
+_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class Unreachable(Exception):
@@ -61,6 +62,8 @@ class LocalRouter:
             behind the last of a connection that has ended the identity alone; for the owner to take
             out.
         n_refused: connections that were turned away or made no sense.
+        is_deaf: there was no descriptor for one more connection; others wait to be let in until one
+            of this router's ends, or `listen_again` is called.
         on_room: called with the identity when a connection of which `send` said that it is full
             has room again.
     """
@@ -80,7 +83,7 @@ class LocalRouter:
         self.on_room: Callable[[bytes], object] = _do_nothing
         self._path = path
         self._poller = poller
-        self._is_deaf = False
+        self.is_deaf = False
         self._streams: dict[bytes, LocalStream] = {}
         # By descriptor: the identity, empty until it is known, and the stream.
         self._connections: dict[int, tuple[bytes, LocalStream]] = {}
@@ -116,7 +119,7 @@ class LocalRouter:
         if events & _OUT and stream.flush():
             self._poller.modify(fd, _IN)
             self.on_room(identity)
-        if events & ~_OUT:
+        if events & ~_OUT or stream.is_over:
             # What was sent before the other end broke off counts, however much it is.
             while stream.read() and stream.is_over:
                 pass
@@ -168,9 +171,9 @@ class LocalRouter:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
+                if error.errno in _SHORTAGES:
                     # To be told again and again would only keep the loop busy.
-                    self._is_deaf = True
+                    self.is_deaf = True
                     self._poller.modify(self._listener.fileno(), 0)
                     return
                 continue  # that one is gone already
@@ -190,8 +193,12 @@ class LocalRouter:
         if identity and self._streams.get(identity) is stream:
             del self._streams[identity]
             self.inbox.append([identity])
-        if self._is_deaf:
-            self._is_deaf = False
+        self.listen_again()
+
+    def listen_again(self) -> None:
+        """Let in who waits, if there are descriptors now."""
+        if self.is_deaf:
+            self.is_deaf = False
             self._poller.modify(self._listener.fileno(), _IN)
 
     # -- out ----------------------------------------------------------------------------------

@@ -88,20 +88,19 @@ class LocalStream:
         _streams.add(self)
 
     @classmethod
-    def connect(cls, path: Path | str, identity: bytes, timeout_s: float = 3.0) -> Self:
+    def connect(cls, path: Path | str, identity: bytes) -> Self:
         """Connect to a `LocalRouter`.
 
         Args:
             path: of its socket.
             identity: the name that this connection has over there.
-            timeout_s: how long to wait for a router that does not take connections.
 
         Raises:
-            OSError: nobody listens there.
+            OSError: nobody listens there, or so many wait to be let in that there is no room.
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.settimeout(timeout_s)
+            connection.setblocking(False)  # such a socket is connected at once, or not at all
             connection.connect(os.fspath(path))
         except BaseException:
             connection.close()
@@ -175,6 +174,8 @@ class LocalStream:
 
     def wait_sent(self, timeout_s: float) -> bool:
         """Wait until nothing is unsent or the other end is gone; return whether that is so."""
+        if self.flush():
+            return True  # a closed socket cannot be waited for
         deadline = time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
@@ -266,9 +267,9 @@ class LocalStream:
         self.unsent_bytes = 0
 
 
-def connect_local(path: Path | str, identity: bytes, timeout_s: float = 3.0) -> LocalStream:
+def connect_local(path: Path | str, identity: bytes) -> LocalStream:
     """Connect to a `LocalRouter`; see `LocalStream.connect`."""
-    return LocalStream.connect(path, identity, timeout_s)
+    return LocalStream.connect(path, identity)
 
 
 def local_url(path: Path) -> str:
