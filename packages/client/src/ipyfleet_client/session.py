@@ -15,6 +15,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -281,6 +282,11 @@ class Session:
             self.wire  # noqa: B018 - raises ClientClosed
         return False
 
+    def look_again(self) -> None:
+        """Have all who wait look at what they wait for: it was changed by no message."""
+        if self._wire is not None and not self._wire.closed_reason:
+            self._wire.look_again()
+
     async def until(self, predicate: Callable[[], object]) -> None:
         """Wait, in an event loop, until the predicate is true.
 
@@ -446,10 +452,18 @@ class Session:
 
     def _end(self, reason: str) -> None:
         """The controller is gone: everything outstanding fails, every later call says so."""
-        self.fail_outstanding(f"{reason}; the result of this task did not arrive")
+        text = f"{reason}; the result of this task did not arrive"
+        self.fail_outstanding(text)
         self.comms.lose(self.link.engines.known)
         if self._wire is not None:
             self._wire.refuse(f"{reason}; make a new Client when it runs again")
+            # In the I/O thread: this one may be sending.
+            self._wire.call_soon(partial(self._fail_unsent, text))
+
+    def _fail_unsent(self, text: str) -> None:
+        """End the calls that were buffered when the session ended."""
+        self.submit.give_up()
+        self.fail_outstanding(text)
 
     def fail_outstanding(self, reason: str, kind: type[KernelError] = KernelError) -> None:
         """End every outstanding task and request with an error of our own."""
@@ -484,6 +498,7 @@ class Session:
             except ClientClosed:
                 logger.debug("could not send what was left", exc_info=True)
         wire.close(_CLOSED, [encode(m.Goodbye())], linger_s)
+        self.submit.give_up()
         outstanding = self.link.ledger.outstanding
         self.fail_outstanding(
             "the client was closed before the result arrived; the task itself goes on",
