@@ -1,4 +1,6 @@
 import itertools
+import signal
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -172,3 +174,26 @@ def test_an_interrupt_while_it_packs_loses_nothing(view, more):
     with pytest.raises(KeyboardInterrupt):
         next(values)
     assert list(values) == [1, 2, 3, *more]
+
+
+class InterruptedDeque(deque):
+    """Ctrl-C comes right after something was deleted."""
+
+    def __delitem__(self, place):
+        super().__delitem__(place)
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_an_interrupt_between_two_works(view, ordered):
+    """Ctrl-C while a work is forgotten leaves an iterator that goes on with the next."""
+    values = view.imap(abs, range(6), ordered=ordered, max_outstanding=2)
+    seen = [next(values)]
+    values._works = InterruptedDeque(values._works)
+    with pytest.raises(KeyboardInterrupt):
+        seen += iter(values)
+    values._works = deque(values._works)
+    rest = list(values)
+    # What was to be given when it came is gone, as with any iterator.
+    assert len(seen) + 1 + len(rest) == 6
+    assert sorted(rest) == list(range(6))[-len(rest) :]

@@ -1,6 +1,7 @@
 """Who receives while whom waits; Ctrl-C."""
 
 import _thread
+import asyncio
 import operator
 import os
 import select
@@ -282,3 +283,19 @@ def test_calls_made_while_the_session_ends_end(rc, controller):
             go_on.set()
     futures.wait([second], 30)
     assert second.done() and "maintenance" in str(second.exception())
+
+
+def test_a_loop_that_is_closed_is_not_told(rc):
+    """News for a coroutine whose event loop has just been closed harm no thread that receives."""
+    wire, taken = rc.session.wire, []
+
+    def take():
+        """Take hold of what waits, as a thread does that receives."""
+        taken.extend(wire._notices)
+
+    loop = asyncio.new_event_loop()
+    with pytest.raises(TimeoutError):
+        loop.run_until_complete(asyncio.wait_for(rc.session.until(take), 0.01))
+    loop.close()
+    assert not wire._notices
+    taken[0].callback()

@@ -123,7 +123,9 @@ class LazyMapIterator(Iterator[Any]):
         self._open = self._bytes = 0
         session = self._view._session
         session.look_again()
-        session.submit.cancel_all(work for work, _ in works if not work.done)
+        running = [work for work, _ in works if not work.done]
+        if running:
+            session.submit.cancel_all(running)
 
     # -- input --------------------------------------------------------------------------------
 
@@ -232,14 +234,20 @@ class LazyMapIterator(Iterator[Any]):
 
     def _consumed(self, work: Work) -> None:
         """Note that one value of a work was taken; forget the work with its last one."""
+        self._open -= 1
         if self._ordered:
-            self._next += 1
-            consumed = self._next
+            consumed = self._next + 1
+            if consumed < work.total:
+                self._next = consumed
+                return
         else:
             counts = self._consumed_of
-            consumed = counts[id(work)] = counts.get(id(work), 0) + 1
-        self._open -= 1
-        if consumed == work.total:
+            consumed = counts.get(id(work), 0) + 1
+            if consumed < work.total:
+                counts[id(work)] = consumed
+                return
+        with hold_interrupts():
+            # A work that is all consumed and still there would be waited for.
             for place, (candidate, n_bytes) in enumerate(self._works):
                 if candidate is work:
                     del self._works[place]

@@ -10,6 +10,7 @@ then closes the session.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -299,7 +300,13 @@ class Session:
         arrived = asyncio.Event()
         self.submit.flush()
         wire = self.wire
-        notice = wire.notify(predicate, lambda: loop.call_soon_threadsafe(arrived.set))
+
+        def tell() -> None:
+            # Whoever waits may have been cancelled just now, and the loop closed.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(arrived.set)
+
+        notice = wire.notify(predicate, tell)
         try:
             while not predicate() and not self.closed:
                 await arrived.wait()
