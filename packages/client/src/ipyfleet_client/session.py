@@ -339,7 +339,10 @@ class Session:
 
     def control(self, targets: Sequence[int], action: m.ControlAction) -> Pending:
         """Ask something of engines; the future's result is None, or the error(s) of the engines."""
-        return self._ask(Pending(action=action, engines=targets))
+        pending = Pending(action=action, engines=targets)
+        # It may be handed to users.
+        pending.defer = self.call_soon
+        return self._ask(pending)
 
     def answer(self, pending: Pending, timeout_s: float | None = None) -> Any:
         """Wait for an answer and return it.
