@@ -119,6 +119,20 @@ def test_results_of_another_client_are_pushed(cluster: Any, client: ipf.Client, 
         assert theirs.engine_id == ar.engine_id
 
 
+def test_a_task_is_aborted_by_its_client_only(cluster: Any, client: ipf.Client, gate: Path) -> None:
+    """Whoever names another client's task in an abort is told, and none of those named ends."""
+    with cluster.connect_client_sync() as other:
+        theirs = client[0].apply_async(hold, str(gate))
+        ours = other[0].apply_async(abs, -1)  # waits behind it
+        with pytest.raises(RuntimeError, match="by the client that submitted it only"):
+            other.abort([ours, *theirs.msg_ids])
+        with pytest.raises(RuntimeError, match="by the client that submitted it only"):
+            other[:].abort(theirs.msg_ids)
+        gate.touch()
+        assert (theirs.get(TIMEOUT_S), ours.get(TIMEOUT_S)) == (str(gate), 1)
+        other.abort(theirs.msg_ids)  # it has ended
+
+
 def test_results_of_a_client_that_is_gone(cluster: Any, client: ipf.Client) -> None:
     """What a client has left behind is found by msg_id: values, errors, large arrays."""
     with cluster.connect_client_sync() as other:

@@ -1,5 +1,6 @@
 import gc
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -497,3 +498,14 @@ def test_spinning_is_no_longer_needed(rc):
     for call in (rc.spin, rc.spin_thread, rc.stop_spin_thread, rc[:].spin):
         with pytest.warns(DeprecationWarning, match="leave it out"):
             call()
+
+
+def test_a_callback_of_a_request_may_ask_and_wait(rc):
+    """What is called when engines have answered may use the client as anybody may."""
+    outcomes = queue.SimpleQueue()
+    with rc.session.wire._receiving:  # nothing is received before there is a callback
+        pending = rc.send_signal(0, block=False)
+        pending.add_done_callback(lambda _: outcomes.put(rc[0].apply_sync(abs, -3)))
+        assert not pending.done()
+    assert outcomes.get(timeout=30) == 3
+    assert pending.result(0) is None

@@ -1,5 +1,6 @@
 import operator
-from concurrent.futures import CancelledError
+from collections import deque
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
@@ -8,6 +9,7 @@ from ipyfleet_client.executor_future import original_error
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.errors import KernelError, RemoteError, TaskAborted
 from ipyfleet_protocol.serialize import PackError
+from ipyfleet_testing.waiting import wait_until
 
 
 @pytest.fixture
@@ -156,3 +158,42 @@ def test_the_original_error():
     assert original_error(alone) is alone
     failure = KernelError("x")
     assert original_error(failure) is failure
+
+
+def test_a_cancel_reaches_who_waits(rc, controller, executor):
+    """A thread that waits for a call that waits here is told when another cancels it."""
+    controller.paused.set()
+    futures = [executor.submit(abs, -k) for k in range(4)]
+    with ThreadPoolExecutor() as threads:
+        told = threads.submit(futures[3].result, 60)
+        wait_until(lambda: rc.session.wire._waiters)
+        assert futures[3].cancel()
+        try:
+            assert isinstance(told.exception(30), CancelledError)
+        finally:
+            controller.paused.clear()
+
+
+def test_what_ends_while_nothing_seems_to_have_is_seen(rc, executor):
+    """A call that ends just when the queue was found empty calls for another look at it."""
+    future = executor.submit(abs, -1)
+    assert future.result(10) == 1
+    wait_until(lambda: not executor._ended and not executor._feed_noted)
+
+    class Late(deque):
+        """Found empty right before something is put there."""
+
+        def __bool__(self):
+            if not self.found_empty:
+                self.found_empty = True
+                executor._in_flight += 1
+                executor._note_end(future)
+                return False
+            return len(self) > 0
+
+        found_empty = False
+
+    executor._ended = Late()
+    executor._feed_noted = True  # a look was called for, and this is it
+    executor._feed()
+    wait_until(lambda: not len(executor._ended))

@@ -1,9 +1,14 @@
 import itertools
+import signal
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.errors import RemoteError
+from ipyfleet_protocol.serialize import PackError
+from ipyfleet_testing.waiting import wait_until
 
 
 def fail_on_three(x):
@@ -123,3 +128,72 @@ def test_memory_is_freed_as_values_are_consumed(view):
     for _ in values:
         assert len(values._works) <= 16
     assert not values._works
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_cancel_reaches_who_waits(rc, view, controller, ordered):
+    """A thread that waits for the next value is told when another ends the map."""
+    controller.paused.set()
+    values = view.imap(abs, itertools.count(), ordered=ordered)
+    with ThreadPoolExecutor() as threads:
+        told = threads.submit(next, values, "the end")
+        wait_until(lambda: rc.session.wire._waiters)
+        values.cancel()
+        try:
+            assert told.result(30) == "the end"
+        finally:
+            controller.paused.clear()
+    assert list(values) == []
+
+
+def test_what_cannot_be_packed_ends_the_map(view):
+    """Values before it are given, then the error; none after it, as if nothing were missing."""
+    values = view.imap(abs, [1, 2, (k for k in ()), 4, 5, 6], max_outstanding=1)
+    assert [next(values), next(values)] == [1, 2]
+    with pytest.raises(PackError):
+        next(values)
+    assert list(values) == []
+
+
+class InterruptedPacking:
+    """Ctrl-C comes when it is pickled for the first time; it arrives as -3."""
+
+    come = False
+
+    def __reduce__(self):
+        if not self.come:
+            self.come = True
+            raise KeyboardInterrupt
+        return int, (-3,)
+
+
+@pytest.mark.parametrize("more", [[], [4, 5, 6]])
+def test_an_interrupt_while_it_packs_loses_nothing(view, more):
+    """What was being packed when Ctrl-C came is packed again by the next call."""
+    values = view.imap(abs, [1, 2, InterruptedPacking(), *more])
+    with pytest.raises(KeyboardInterrupt):
+        next(values)
+    assert list(values) == [1, 2, 3, *more]
+
+
+class InterruptedDeque(deque):
+    """Ctrl-C comes right after something was deleted."""
+
+    def __delitem__(self, place):
+        super().__delitem__(place)
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_an_interrupt_between_two_works(view, ordered):
+    """Ctrl-C while a work is forgotten leaves an iterator that goes on with the next."""
+    values = view.imap(abs, range(6), ordered=ordered, max_outstanding=2)
+    seen = [next(values)]
+    values._works = InterruptedDeque(values._works)
+    with pytest.raises(KeyboardInterrupt):
+        seen += iter(values)
+    values._works = deque(values._works)
+    rest = list(values)
+    # What was to be given when it came is gone, as with any iterator.
+    assert len(seen) + 1 + len(rest) == 6
+    assert sorted(rest) == list(range(6))[-len(rest) :]

@@ -1,6 +1,7 @@
 """Who receives while whom waits; Ctrl-C."""
 
 import _thread
+import asyncio
 import operator
 import os
 import select
@@ -8,13 +9,17 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent import futures
 
 import pytest
 
 from ipyfleet_client import Client, interrupts
 from ipyfleet_client.poller import PlainPoller, make_poller
+from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.connection import save_connection_file
+from ipyfleet_protocol.errors import ClientClosed
 from ipyfleet_testing.interrupts import interrupt_when
+from ipyfleet_testing.waiting import wait_until
 
 
 @pytest.fixture(params=["local", "tcp"])
@@ -217,3 +222,80 @@ def test_main_thread_is_known():
     """The module knows which thread gets signals."""
     assert interrupts._main_thread == threading.main_thread().ident
     assert _thread.get_ident() == interrupts._main_thread
+
+
+def test_what_is_buffered_while_another_thread_sends_is_sent(rc, controller):
+    """The I/O thread goes on trying to send a call, however long another thread is at it."""
+    controller.paused.set()
+    wire, submit = rc.session.wire, rc.session.submit
+    first = rc[0].apply_async(abs, -1)
+    flush, outcomes = wire._flush, []
+
+    def noting_flush(wait):
+        outcomes.append(flush(wait))
+        return outcomes[-1]
+
+    wire._flush = noting_flush
+    with submit._lock:
+        second = rc[0].apply_async(abs, -2)
+        wait_until(lambda: outcomes.count(False) >= 5)
+    wait_until(lambda: True in outcomes)
+    controller.paused.clear()
+    assert [first.get(30), second.get(30)] == [1, 2]
+
+
+def test_ctrl_c_right_before_a_wait_leaves_no_trace(rc):
+    """A wait that Ctrl-C ends before it has begun is forgotten."""
+
+    class Interrupted(list):
+        def append(self, value):
+            super().append(value)
+            raise KeyboardInterrupt
+
+    wire = rc.session.wire
+    wire._waiters = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        wire.wait_until(lambda: False)
+    assert not wire._waiters
+    wire._waiters = []
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="needs a thread that leads")
+def test_calls_made_while_the_session_ends_end(rc, controller):
+    """Calls that are buffered when the controller closes fail, without a close of the client."""
+    controller.paused.set()
+    wire = rc.session.wire
+    waiting, go_on = threading.Event(), threading.Event()
+    first = rc[0].apply_async(abs, -1)
+    with futures.ThreadPoolExecutor() as threads:
+        told = threads.submit(first.exception, 60)  # this thread receives
+        wait_until(lambda: wire._leader_thread)
+        wire.call_soon(lambda: (waiting.set(), go_on.wait(60)))
+        try:
+            assert waiting.wait(30)
+            second = rc[0].apply_async(abs, -2)
+            controller.send_all(m.Closing("maintenance"))
+            assert "maintenance" in str(told.result(30))
+            assert not second.done()
+            with pytest.raises(ClientClosed):
+                rc[0].apply_async(abs, -3)
+        finally:
+            go_on.set()
+    futures.wait([second], 30)
+    assert second.done() and "maintenance" in str(second.exception())
+
+
+def test_a_loop_that_is_closed_is_not_told(rc):
+    """News for a coroutine whose event loop has just been closed harm no thread that receives."""
+    wire, taken = rc.session.wire, []
+
+    def take():
+        """Take hold of what waits, as a thread does that receives."""
+        taken.extend(wire._notices)
+
+    loop = asyncio.new_event_loop()
+    with pytest.raises(TimeoutError):
+        loop.run_until_complete(asyncio.wait_for(rc.session.until(take), 0.01))
+    loop.close()
+    assert not wire._notices
+    taken[0].callback()

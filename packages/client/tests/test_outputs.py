@@ -5,6 +5,7 @@ import pytest
 
 from ipyfleet_client.outputs import TaskOutput, collapse_returns
 from ipyfleet_protocol.messages import OutputItem
+from ipyfleet_protocol.serialize import pack
 
 
 def item(index, kind="stdout", content=b"", **more):
@@ -148,3 +149,27 @@ def test_stream_output(rc, controller, capsys):
     with again.stream_output():
         pass
     assert capsys.readouterr().out == "later\n"
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_published_is_unpickled_for_who_asks():
+    """What cannot be unpickled here holds back nothing after it, and is told to who asks."""
+    output = TaskOutput()
+    output.add(item(0, "data"), pack({"a": 1})[:1])
+    output.add(item(1, "data"), [b"cno_such_module\nThing\n."])
+    output.add(item(2, content=b"after"), ())
+    output.add(item(3, "data"), pack({"b": 2})[:1])
+    output.add(item(4, "data"), ())
+    assert output.text("stdout") == "after"
+    with pytest.warns(RuntimeWarning, match="No module named 'no_such_module'"):
+        assert output.published() == {"a": 1, "b": 2}
+
+
+def test_what_is_published_is_unpickled_once():
+    """Who asks twice is given the same value, and one for itself to change."""
+    output = TaskOutput()
+    output.add(item(0, "data"), pack({"a": [1]})[:1])
+    first = output.published()
+    first["b"] = 2
+    assert output.published() == {"a": [1]}
+    assert output.published()["a"] is first["a"]

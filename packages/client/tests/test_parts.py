@@ -5,7 +5,12 @@ import operator
 import pytest
 
 from ipyfleet_client import AsyncMapResult, AsyncResult, Client
+from ipyfleet_client.pending import PayloadDropped, Segment, Work
+from ipyfleet_protocol import messages as m
+from ipyfleet_protocol.codec import encode_part
+from ipyfleet_protocol.columns import PayloadWriter
 from ipyfleet_protocol.errors import CompositeError, RemoteError, TaskAborted
+from ipyfleet_protocol.serialize import pack_call
 
 
 def fail_on_two(number):
@@ -184,3 +189,23 @@ def test_output_of_parts_is_streamed(rc, controller, capsys):
     with parts[0].stream_output():
         assert parts[0].wait(5)
     assert "hello" in capsys.readouterr().out
+
+
+def test_a_payload_that_is_dropped_while_it_is_read():
+    """Who comes too late for a value in shared memory is told so, and is given nothing else."""
+    packed = pack_call((b"x" * 100_000,), {})
+    assert packed.buffers
+    writer = PayloadWriter()
+    handle = encode_part(m.BlobHandle("a", 1, 100_000))
+    writer.append(packed.pickle, [(handle, True) for _ in packed.buffers])
+    columns, frames = writer.finish()
+    piece = m.ResultSlice(0, 1, 0, 0, bytes((m.OK,)), b"", b"", b"", columns)
+    segment = Segment(piece, frames, 0, 0.0)
+    segment.adopt_blobs(lambda handle: memoryview(b"x" * 100_000))
+    payloads = segment._load()
+    assert segment._views(payloads, 0)[0].nbytes == 100_000
+    work = Work(1, method="apply", name="f", submitted=0.0)
+    work.add(0, 1, segment, 0)
+    work.drop_payload()  # by another thread, which has the value
+    with pytest.raises(PayloadDropped):
+        segment._views(payloads, 0)

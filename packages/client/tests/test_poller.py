@@ -40,3 +40,14 @@ def test_a_closed_poller_frees_what_it_watches():
     poller.close()
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(fd)
+
+
+def test_taking_a_closed_poller_does_nothing():
+    """A thread that comes to wait when the client was closed finds no descriptor to take over."""
+    read, write = os.pipe()
+    poller = make_poller()
+    poller.replace((read,))
+    poller.close()
+    os.close(read)
+    os.close(write)
+    poller.take()

@@ -342,3 +342,26 @@ def test_late_output_that_cannot_be_shown_harms_nobody(in_notebook, caplog):
     streamer.around = lambda show: 1 / 0
     _emit(streamer, 0, "stdout", b"late\n")
     assert "late output cannot be shown" in caplog.text
+
+
+class GrowingList(list[Any]):
+    """Grows once while it is read."""
+
+    grow: Any = None
+
+    def __getitem__(self, key: Any) -> Any:
+        grow, self.grow = self.grow, None
+        if grow is not None:
+            grow()
+        return super().__getitem__(key)
+
+
+def test_what_arrives_while_a_batch_is_taken_is_in_the_next(streamer, capsys):
+    """Text that the receiving thread adds meanwhile is neither lost nor shown twice."""
+    _emit(streamer, 0, "stdout", b"one\n")
+    output = streamer._work.outputs[0]
+    output.items = GrowingList(output.items)
+    output.items.grow = lambda: _emit(streamer, 0, "stdout", b"two\n")
+    streamer.flush()
+    streamer.flush()
+    assert capsys.readouterr().out.replace("[stdout:10] ", "") == "one\ntwo\n"

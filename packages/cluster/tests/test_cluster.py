@@ -56,6 +56,17 @@ def test_start_and_stop(make_cluster: MakeCluster):
     assert list(paths.log_dir(Path(cluster.profile_dir)).iterdir()) == []
 
 
+def test_a_cluster_that_is_not_running_is_not_waited_for(make_cluster: MakeCluster):
+    """Connecting to a cluster before its start, or after its stop, says at once that it is off."""
+    cluster = make_cluster(n=0, cluster_id="c", controller_timeout=1e6)
+    with pytest.raises(LauncherError, match=r"'c'.* is not running.*start_cluster\(\) starts it"):
+        cluster.connect_client_sync()
+    cluster.start_cluster_sync()
+    cluster.stop_cluster_sync()
+    with pytest.raises(LauncherError, match="is not running"):
+        cluster.connect_client_sync()
+
+
 def test_no_engines_at_first(make_cluster: MakeCluster):
     """A cluster of 0 engines is a controller; engines can be added."""
     cluster = make_cluster(n=0).start_cluster_sync()

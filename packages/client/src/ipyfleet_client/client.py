@@ -341,17 +341,21 @@ class Client(HubQueries, Observations, EngineControls, ClientWaits):
         Raises:
             TypeError: `jobs` is none of what it can be.
             IndexError: there is no such engine.
+            RuntimeError: a task that has not ended was submitted by another client.
         """
         self.session.submit.flush()
         if jobs is None:
             with self.session.link.lock:
                 works = list(self.session.link.ledger.works())
         else:
-            works = [
-                future._work
+            results = [
+                future
                 for future in self._futures(jobs)
                 if isinstance(future, AsyncResult) and not future.ready()
             ]
+            for result in results:
+                result._check_abortable()
+            works = [result._work for result in results]
         submit = self.session.submit
         if targets is None or (isinstance(targets, str) and targets == "all"):
             submit.cancel_all(works, interrupt=True, force=force, grace_s=grace)

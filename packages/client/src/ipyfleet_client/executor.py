@@ -285,11 +285,11 @@ class ViewExecutor(Executor):
 
     def _feed(self) -> None:
         """Send what there is room for."""
+        # Before the look: what is noted after it calls for another.
+        self._feed_noted = False
         if not self._ended and not self._queue:
-            self._feed_noted = False
             return
         with hold_interrupts(), self._lock:
-            self._feed_noted = False
             self._take_ended()
             room = max(1, self._workers()) * SHARE_S * 1.0001
             while self._queue:

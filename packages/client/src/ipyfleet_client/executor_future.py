@@ -136,6 +136,8 @@ class ExecutorFuture(AsyncResult):
             work.add(index, 1, segment, 0)
         work.owner = None
         self._work_done()
+        # Other threads may be waiting for it, and no message tells them.
+        self._session.look_again()
 
     def _work_done(self) -> None:
         work, executor = self._work, self._executor

@@ -191,9 +191,13 @@ class AsyncHubResult(AsyncResult):
         Raises:
             RuntimeError: all have ended, or one of them was submitted by another client.
         """
-        if not self.ready() and sum(1 for _ in self._work.seqs()) < self._work.total:
-            raise RuntimeError("a task can be aborted by the client that submitted it only")
+        if not self.ready():
+            self._check_abortable()
         super().abort(force, grace)
+
+    def _check_abortable(self) -> None:
+        if sum(1 for _ in self._work.seqs()) < self._work.total:
+            raise RuntimeError("a task can be aborted by the client that submitted it only")
 
     def _metadata(self, index: int) -> Metadata:
         metadata = super()._metadata(index)

@@ -13,9 +13,16 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ipyfleet_client.interrupts import hold_interrupts
 from ipyfleet_client.pending import PENDING, Work
 from ipyfleet_protocol.messages import OK
-from ipyfleet_protocol.serialize import ClassTable, PackedFunction, equip_function, pack_items
+from ipyfleet_protocol.serialize import (
+    ClassTable,
+    PackedFunction,
+    PackError,
+    equip_function,
+    pack_items,
+)
 
 if TYPE_CHECKING:
     from ipyfleet_client.views.balanced import LoadBalancedView
@@ -79,12 +86,13 @@ class LazyMapIterator(Iterator[Any]):
 
     def __next__(self) -> Any:
         self._fill()
-        if not self._works:
+        found = self._await_next() if self._works else None
+        if found is None:
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
             raise StopIteration
-        work, index = self._await_next()
+        work, index = found
         value = work.value(index)
         failed = work.status[index] != OK
         self._consumed(work)
@@ -101,37 +109,47 @@ class LazyMapIterator(Iterator[Any]):
         self._fill()
         if not self._works:
             return True
-        return self._view._session.wait_until(lambda: self._find() is not None, timeout)
+        return self._view._session.wait_until(self._has_news, timeout)
 
     def cancel(self) -> None:
-        """End the map: take nothing more from the input, take back what has not started."""
+        """End the map: take nothing more from the input, take back what has not started.
+
+        From any thread: one that waits for the next value gets StopIteration.
+        """
         self._exhausted = self._cancelled = True
-        submit = self._view._session.submit
-        while self._works:
-            work, _ = self._works.popleft()
-            if not work.done:
-                submit.cancel(work)
+        self._taken = []
+        # In one step: another thread may look at them.
+        works, self._works = self._works, deque()
         self._open = self._bytes = 0
+        session = self._view._session
+        session.look_again()
+        running = [work for work, _ in works if not work.done]
+        if running:
+            session.submit.cancel_all(running)
 
     # -- input --------------------------------------------------------------------------------
 
     def _fill(self) -> None:
         """Submit until the window is full; in lots, not for every value that was taken."""
-        if self._exhausted:
+        if self._exhausted and not self._taken:
             return
         window = self._window
         if window is not None and self._open > window // 2:
             return
         wanted = None if window is None else window - self._open
-        while not self._exhausted and (wanted is None or wanted > 0):
+        while (self._taken or not self._exhausted) and (wanted is None or wanted > 0):
             if self._bytes >= WINDOW_MAX_BYTES and self._works:
                 break
             lot = min(1024, 1024 if wanted is None else wanted)
-            self._take(lot)
+            if not self._exhausted:
+                self._take(lot)
             submitted = self._submit()
             if wanted is not None:
                 wanted -= submitted
         self._filled_at = time.monotonic()
+        if self._cancelled:
+            # By another thread, meanwhile.
+            self.cancel()
 
     def _take(self, count: int) -> None:
         rows = self._taken
@@ -145,30 +163,42 @@ class LazyMapIterator(Iterator[Any]):
             self._exhausted = True
 
     def _submit(self) -> int:
-        rows, self._taken = self._taken, []
+        rows = self._taken
         if not rows:
             return 0
         view = self._view
         classes = ClassTable()
-        packed = pack_items(rows, classes)
+        try:
+            packed = pack_items(rows, classes)
+        except PackError as error:
+            # As an error of the input: going on would leave values out.
+            self._taken, self._failure, self._exhausted = [], error, True
+            return 0
         function = equip_function(self._function, classes)
         work = view._new_work(len(rows), "apply", self._function.function.name)
-        view._session.submit.submit_each(work, self._spec, function, packed, history=view._history)
         n_bytes = sum(len(p[0]) + sum(memoryview(b).nbytes for b in p[1]) for p in packed)
-        self._works.append((work, n_bytes))
-        self._open += len(rows)
-        self._bytes += n_bytes
+        submit = view._session.submit
+        with hold_interrupts():
+            # All of it or nothing; a Ctrl-C before this has lost nothing of the input.
+            self._taken = []
+            submit.submit_each(work, self._spec, function, packed, history=view._history)
+            self._works.append((work, n_bytes))
+            self._open += len(rows)
+            self._bytes += n_bytes
         return len(rows)
 
     # -- output -------------------------------------------------------------------------------
 
-    def _await_next(self) -> tuple[Work, int]:
+    def _await_next(self) -> tuple[Work, int] | None:
+        """Wait for the next value; None if the map was ended meanwhile."""
         found = self._find()
         if found is None:
             session = self._view._session
-            session.wait_until(lambda: self._find() is not None)
+            session.wait_until(self._has_news)
             found = self._find()
             if found is None:
+                if self._cancelled:
+                    return None
                 session.wire  # noqa: B018 - raises ClientClosed
                 raise RuntimeError("the wait for the next value has ended without one")
             if (
@@ -179,12 +209,20 @@ class LazyMapIterator(Iterator[Any]):
                 self._window = min(2 * self._window, WINDOW_MAX_TASKS)
         return found
 
+    def _has_news(self) -> bool:
+        return self._cancelled or self._find() is not None
+
     def _find(self) -> tuple[Work, int] | None:
         """Return the next value to yield, if it is there; changes nothing."""
+        works = self._works
         if self._ordered:
-            work, _ = self._works[0]
-            return (work, self._next) if work.status[self._next] != PENDING else None
-        for work, _ in self._works:
+            try:
+                work, _ = works[0]
+                return (work, self._next) if work.status[self._next] != PENDING else None
+            except IndexError:
+                # There is none, or another thread takes the last of a work just now.
+                return None
+        for work, _ in list(works):
             consumed = self._consumed_of.get(id(work), 0)
             if consumed < work.arrived:
                 return work, _nth_arrival(work, consumed)
@@ -196,14 +234,20 @@ class LazyMapIterator(Iterator[Any]):
 
     def _consumed(self, work: Work) -> None:
         """Note that one value of a work was taken; forget the work with its last one."""
+        self._open -= 1
         if self._ordered:
-            self._next += 1
-            consumed = self._next
+            consumed = self._next + 1
+            if consumed < work.total:
+                self._next = consumed
+                return
         else:
             counts = self._consumed_of
-            consumed = counts[id(work)] = counts.get(id(work), 0) + 1
-        self._open -= 1
-        if consumed == work.total:
+            consumed = counts.get(id(work), 0) + 1
+            if consumed < work.total:
+                counts[id(work)] = consumed
+                return
+        with hold_interrupts():
+            # A work that is all consumed and still there would be waited for.
             for place, (candidate, n_bytes) in enumerate(self._works):
                 if candidate is work:
                     del self._works[place]

@@ -57,6 +57,9 @@ logger = logging.getLogger("ipyfleet.client")
 FLUSH_DELAY_S = 0.001
 """How long calls are collected before they are sent, at most."""
 
+FLUSH_RETRY_S = 0.01
+"""The I/O thread tries so much later again to send what is buffered if another thread sends."""
+
 SENDER_CHECK_S = 0.05
 """A thread that waits for room looks this often for Ctrl-C and for the end of the connection."""
 
@@ -377,7 +380,13 @@ class Wire(WireWaits):
         self._poller.wake()
 
     def flush_soon(self) -> None:
-        """Have the I/O thread flush in about a millisecond, unless a wait does it before."""
+        """Have the I/O thread flush in about a millisecond, unless a wait does it before.
+
+        Raises:
+            ClientClosed: the wire is closed.
+        """
+        if self.closed_reason:
+            raise ClientClosed(self.closed_reason)
         if not self._flush_wanted:
             self._flush_wanted = True
             self._poller.wake()
@@ -416,7 +425,10 @@ class Wire(WireWaits):
         except ClientClosed:
             return
         if not done:
+            # Who sends just now may have begun before the last call was buffered, and may do so
+            # for long.
             self._flush_wanted = True
+            self.timers.set("flush", FLUSH_RETRY_S, self._flush_now)
 
     def _run_soon(self) -> None:
         while self._soon:

@@ -13,6 +13,7 @@ shown yet, because an item before it is missing, waits in `TaskOutput`.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -142,12 +143,40 @@ class TaskOutput:
         return shown
 
     def published(self) -> dict[str, Any]:
-        """Return what the task has published with `publish_data`, merged."""
+        """Return what the task has published with `publish_data`, merged.
+
+        What cannot be unpickled here is left out, with a RuntimeWarning.
+        """
         merged: dict[str, Any] = {}
         for kind, content in self.items:
-            if kind == "data" and isinstance(content, dict):
-                merged.update(content)
+            if kind == "data":
+                merged.update(content.value())
         return merged
+
+
+class _Published:
+    """What a task has published: unpickled when somebody asks, in the thread of who does."""
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self._frames: Sequence[Frame] | None = frames
+        self._value: dict[str, Any] = {}
+
+    def value(self) -> dict[str, Any]:
+        frames = self._frames
+        if frames:
+            from ipyfleet_protocol.serialize import UnpackError, unpack
+
+            try:
+                value = unpack(memoryview(frames[0]), [memoryview(b) for b in frames[1:]])
+            except UnpackError as error:
+                text = f"what a task has published is left out of its data: {error}"
+                warnings.warn(text, RuntimeWarning, stacklevel=3)
+                return {}
+            if isinstance(value, dict):
+                self._value = value
+            # Another thread that is here, too, finds the value before it finds this.
+            self._frames = None
+        return self._value
 
 
 def _content(item: OutputItem, buffers: Sequence[Frame]) -> Any:
@@ -157,12 +186,8 @@ def _content(item: OutputItem, buffers: Sequence[Frame]) -> Any:
             text = f"\n[{item.dropped_bytes} bytes of output were dropped here]\n{text}"
         return text
     if item.kind == "data":
-        if not buffers:
-            # Dropped on the way; only its size has arrived.
-            return {}
-        from ipyfleet_protocol.serialize import unpack
-
-        return unpack(memoryview(buffers[0]), [memoryview(b) for b in buffers[1:]])
+        # No buffers: dropped on the way, only its size has arrived.
+        return _Published(buffers)
     content = msgspec.msgpack.decode(item.content) if item.content else {}
     if buffers and isinstance(content, dict):
         content["buffers"] = [memoryview(buffer) for buffer in buffers]

@@ -138,7 +138,11 @@ class Segment(msgspec.Struct, eq=False):
         return payloads
 
     def _views(self, payloads: Payloads, index: int) -> list[memoryview]:
-        mapped = self._buffers.get(index) if self._buffers is not None else None
+        buffers = self._buffers
+        if buffers is None and payloads.columns.blobs:
+            # By another thread, since this one loaded it.
+            raise PayloadDropped("the payload of these results has been dropped")
+        mapped = buffers.get(index) if buffers is not None else None
         if isinstance(mapped, Exception):
             raise mapped
         if mapped is not None:

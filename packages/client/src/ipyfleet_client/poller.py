@@ -192,6 +192,8 @@ if sys.platform == "linux":
             """The calling thread waits for what is to be read from now on."""
             with self._closing:
                 self._taken = True
+                if self._closed:
+                    return
                 for fd in self._fds:
                     self._epoll.modify(fd, self._mask(fd) if self._wants_room else 0)
 

@@ -30,6 +30,9 @@ class Pending(Future[Any]):
     take: Callable[[bytes, Sequence[Frame]], bool] | None = None
     """Takes each of several replies, in the receiving thread; true for the last."""
 
+    defer: Callable[[Callable[[], None]], None] | None = None
+    """Calls what users want to be called, elsewhere than in the receiving thread."""
+
     def __init__(
         self,
         question: m.Question | None = None,
@@ -42,6 +45,13 @@ class Pending(Future[Any]):
         self.waiting = set(engines)
         self.errors: list[BaseException] = []
         self.contents: dict[int, bytes] = {}
+
+    def _invoke_callbacks(self) -> None:
+        call: Callable[[], None] = super()._invoke_callbacks  # type: ignore[misc]
+        if self.defer is not None and self._done_callbacks:  # type: ignore[attr-defined]
+            self.defer(call)
+        else:
+            call()
 
     def message(self, number: int) -> m.Message:
         """Return the message that asks it, of the engines that have not answered."""

@@ -99,6 +99,9 @@ class ResultTasks:
             raise RuntimeError("cannot abort: all tasks have ended")
         self._session.submit.cancel(self._work, interrupt=True, force=force, grace_s=grace)
 
+    def _check_abortable(self) -> None:
+        """Raise RuntimeError if tasks that have not ended are not this client's."""
+
     def cancel(self, force: bool = False, grace: float = 1.0) -> bool:
         """As `abort`, and wait a moment; return whether all of the call's tasks were cancelled.
 

@@ -10,11 +10,13 @@ then closes the session.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,6 +284,11 @@ class Session:
             self.wire  # noqa: B018 - raises ClientClosed
         return False
 
+    def look_again(self) -> None:
+        """Have all who wait look at what they wait for: it was changed by no message."""
+        if self._wire is not None and not self._wire.closed_reason:
+            self._wire.look_again()
+
     async def until(self, predicate: Callable[[], object]) -> None:
         """Wait, in an event loop, until the predicate is true.
 
@@ -294,7 +301,13 @@ class Session:
         arrived = asyncio.Event()
         self.submit.flush()
         wire = self.wire
-        notice = wire.notify(predicate, lambda: loop.call_soon_threadsafe(arrived.set))
+
+        def tell() -> None:
+            # Whoever waits may have been cancelled just now, and the loop closed.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(arrived.set)
+
+        notice = wire.notify(predicate, tell)
         try:
             while not predicate() and not self.closed:
                 await arrived.wait()
@@ -327,7 +340,10 @@ class Session:
 
     def control(self, targets: Sequence[int], action: m.ControlAction) -> Pending:
         """Ask something of engines; the future's result is None, or the error(s) of the engines."""
-        return self._ask(Pending(action=action, engines=targets))
+        pending = Pending(action=action, engines=targets)
+        # It may be handed to users.
+        pending.defer = self.call_soon
+        return self._ask(pending)
 
     def answer(self, pending: Pending, timeout_s: float | None = None) -> Any:
         """Wait for an answer and return it.
@@ -451,10 +467,18 @@ class Session:
 
     def _end(self, reason: str) -> None:
         """The controller is gone: everything outstanding fails, every later call says so."""
-        self.fail_outstanding(f"{reason}; the result of this task did not arrive")
+        text = f"{reason}; the result of this task did not arrive"
+        self.fail_outstanding(text)
         self.comms.lose(self.link.engines.known)
         if self._wire is not None:
             self._wire.refuse(f"{reason}; make a new Client when it runs again")
+            # In the I/O thread: this one may be sending.
+            self._wire.call_soon(partial(self._fail_unsent, text))
+
+    def _fail_unsent(self, text: str) -> None:
+        """End the calls that were buffered when the session ended."""
+        self.submit.give_up()
+        self.fail_outstanding(text)
 
     def fail_outstanding(self, reason: str, kind: type[KernelError] = KernelError) -> None:
         """End every outstanding task and request with an error of our own."""
@@ -489,6 +513,7 @@ class Session:
             except ClientClosed:
                 logger.debug("could not send what was left", exc_info=True)
         wire.close(_CLOSED, [encode(m.Goodbye())], linger_s)
+        self.submit.give_up()
         outstanding = self.link.ledger.outstanding
         self.fail_outstanding(
             "the client was closed before the result arrived; the task itself goes on",

@@ -176,10 +176,12 @@ class OutputStreamer:
         for index in indices:
             output = (self._work.outputs or {}).get(index)
             items = output.items if output is not None else []
-            for position in range(self._shown.get(index, 0), len(items)):
+            # Once: the thread that receives may be adding to them.
+            count = len(items)
+            for position in range(self._shown.get(index, 0), count):
                 kind, content = items[position]
                 batch.append((index, position, kind, content))
-            self._shown[index] = len(items)
+            self._shown[index] = count
         batch.sort(key=lambda entry: entry[:2])
         due_at = self._endings_due_at
         if not batch and (due_at is None or time.monotonic() < due_at):

@@ -73,6 +73,9 @@ GROUP_MAX_BYTES = 1024 * 1024
 MAX_SENT_DIGESTS = 4096
 """Functions of which it is remembered that the controller has them; others are sent again."""
 
+GIVE_UP_S = 1.0
+"""Who ends the session waits so long at most for a thread that sends."""
+
 FIRST_GROUP_TASKS, LAST_GROUP_TASKS = 64, 4096
 """A long map goes out in groups that grow from the first size to the last."""
 
@@ -351,6 +354,16 @@ class Submitter:
             finally:
                 self._lock.release()
         return True
+
+    def give_up(self) -> None:
+        """Note as outstanding what is buffered, which will never be sent: the wire is closed."""
+        # Whoever sends leaves soon, now that it is closed.
+        if self._lock.acquire(timeout=GIVE_UP_S):
+            try:
+                self._collect()
+                self._outbox.clear()
+            finally:
+                self._lock.release()
 
     def _send(self, frames: list[Frame], before: Callable[[], None] | None = None) -> None:
         with hold_interrupts() as interrupt, self._lock:

@@ -101,6 +101,10 @@ class WireWaits:
                 self.forget(notice)
                 notice.callback()
 
+    def look_again(self) -> None:
+        """Something that threads wait for may have come true without a message; any thread."""
+        self._wake_ready()
+
     def notify(self, predicate: Callable[[], object], callback: Callable[[], object]) -> Notice:
         """Have `callback` called once, from any thread, as soon as the predicate is true."""
         notice = Notice(predicate, callback)
@@ -139,8 +143,8 @@ class WireWaits:
             self._flush(True)
         deadline = None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
         waiter = _Waiter(predicate)
-        self._waiters.append(waiter)
         try:
+            self._waiters.append(waiter)
             while not (waiter.is_done or self.closed_reason):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
@@ -153,7 +157,9 @@ class WireWaits:
                     self._follow(waiter, left)
                 ask = None
         finally:
-            self._waiters.remove(waiter)
+            # Unless Ctrl-C came first.
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
             if self._waiters:
                 self._promote()
         return waiter.is_done or bool(predicate())

@@ -236,6 +236,11 @@ class Cluster(AsyncFirst, GuardedCluster):
         def is_ready() -> bool:
             return _stamp(path) not in (None, self._file_before)
 
+        if self.controller is None and not is_ready():
+            raise LauncherError(
+                f"{self!r} is not running, and there is no {path}: start_cluster() starts it, "
+                "start_and_connect() connects to it, too"
+            )
         await wait_until(
             lambda: is_ready() or not self._is_controller_running(), self.controller_timeout
         )
@@ -258,7 +263,7 @@ class Cluster(AsyncFirst, GuardedCluster):
             kwargs: arguments of `Client`.
 
         Raises:
-            LauncherError: the controller ended instead of becoming ready.
+            LauncherError: the controller ended instead of becoming ready, or none was started.
             TimeoutError: it does not answer.
         """
         # Takes as long as the controller needs to be ready, so it is done before waiting for that.
