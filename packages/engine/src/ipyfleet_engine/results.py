@@ -145,28 +145,13 @@ class ResultBuffer:
             n_outputs: number of output items that it published.
             pickle, buffers: the payload, as for `PayloadWriter.append`.
         """
-        lone = self._lone
-        if lone is not None:
-            self._lone = None
-            self._collect(*lone, 0, ())
+        if self._lone is not None:
+            self._spill(self._lone)
         elif not (self._runs or self._outputs or n_outputs or buffers):
             self._lone = piece, index, status, times, pickle
             self.n_bytes = len(pickle)
             self.last_ended = piece.info.ordinal + index
             return
-        self.n_bytes += len(pickle) + sum(len(frame) for frame, _ in buffers)
-        self._collect(piece, index, status, times, pickle, n_outputs, buffers)
-
-    def _collect(
-        self,
-        piece: QueuedSlice,
-        index: int,
-        status: int,
-        times: tuple[float, float],
-        pickle: bytes | memoryview,
-        n_outputs: int,
-        buffers: Sequence[tuple[Frame, bool]],
-    ) -> None:
         info = piece.info
         seq = piece.first + index
         ordinal = info.ordinal + index
@@ -178,10 +163,7 @@ class ResultBuffer:
             or run.attempt != info.attempt
             or self._last_client != piece.client
         ):
-            run = _Run(seq, info.attempt, ordinal)
-            self._runs.setdefault(piece.client, []).append(run)
-            self._last = run
-            self._last_client = piece.client
+            run = self._begin(piece, index)
         self.last_ended = ordinal
         if n_outputs and run.outputs is None:
             run.outputs = array("I", bytes(4 * len(run.status)))
@@ -191,10 +173,32 @@ class ResultBuffer:
         run.status.append(status)
         run.started.append(times[0])
         run.completed.append(times[1])
+        self.n_bytes += len(pickle)
         if buffers:
             run.append_large(pickle, buffers)
+            self.n_bytes += sum(len(frame) for frame, _ in buffers)
         else:
             run.pickles.append(pickle)
+
+    def _begin(self, piece: QueuedSlice, index: int) -> _Run:
+        """Begin a run with this task."""
+        info = piece.info
+        run = _Run(piece.first + index, info.attempt, info.ordinal + index)
+        self._runs.setdefault(piece.client, []).append(run)
+        self._last = run
+        self._last_client = piece.client
+        return run
+
+    def _spill(self, lone: _Lone) -> None:
+        """Begin a run with what was alone until now."""
+        self._lone = None
+        piece, index, status, (started, completed), pickle = lone
+        run = self._begin(piece, index)
+        run.next_seq += 1
+        run.status.append(status)
+        run.started.append(started)
+        run.completed.append(completed)
+        run.pickles.append(pickle)
 
     def append_output(self, batch: OutputBatch) -> None:
         """Add output that has to leave before the results of its task."""
@@ -249,8 +253,7 @@ class ResultBuffer:
     def held(self) -> tuple[list[HeldTasks], int]:
         """Return the tasks whose results are here or kept, and the last one that has ended."""
         if self._lone is not None:
-            lone, self._lone = self._lone, None
-            self._collect(*lone, 0, ())
+            self._spill(self._lone)
         tasks = [
             HeldTasks(client, run.first, len(run.status), run.ordinal, run.attempt)
             for client, runs in self._runs.items()
