@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 
 from ipyfleet_client import Client
+from ipyfleet_testing.calls import PythonCalls
 
 TRIPS = 200
 CALLS = 2000
@@ -57,22 +56,6 @@ def _least(count: Callable[[], int], action: Callable[[], object]) -> int:
             action()
         counts += grown
     return min(counts)
-
-
-@contextlib.contextmanager
-def _python_calls() -> Iterator[Counter[str]]:
-    """Count, as "n", the Python functions that this thread runs meanwhile."""
-    calls: Counter[str] = Counter()
-
-    def count(frame: Any, event: str, argument: Any) -> None:
-        if event == "call":
-            calls["n"] += 1
-
-    sys.setprofile(count)
-    try:
-        yield calls
-    finally:
-        sys.setprofile(None)
 
 
 def _wakeups(pid: int) -> int:
@@ -246,13 +229,13 @@ def test_a_call_of_the_client_makes_few_calls(client: Client, tmp_path: Path) ->
     results = [view.apply_async(_hold, str(gate)) for _ in client.ids]
     results += [view.apply_async(noop) for _ in range(100)]
     try:
-        with _python_calls() as calls:
+        with PythonCalls() as calls:
             results += [view.apply_async(noop) for _ in range(100)]
     finally:
         gate.touch()
     for result in results:
         result.get(60)
-    assert calls["n"] < 100 * 25
+    assert len(calls) < 100 * 25
 
 
 @pytest.mark.parametrize("kind", ["direct", "balanced"])
@@ -260,10 +243,10 @@ def test_a_lone_call_takes_few_steps(client: Client, kind: str) -> None:
     """Python functions that the client runs from a call to its value, in the caller's thread."""
     view: Any = client[0] if kind == "direct" else client.load_balanced_view()
     view.apply_sync(noop)
-    with _python_calls() as calls:
+    with PythonCalls() as calls:
         for _ in range(TRIPS):
             view.apply_sync(noop)
-    assert calls["n"] < TRIPS * 75
+    assert len(calls) < TRIPS * 75
 
 
 def test_an_engine_takes_few_steps_from_one_task_to_the_next(client: Client) -> None:
@@ -281,24 +264,19 @@ def test_an_engine_takes_few_steps_from_one_task_to_the_next(client: Client) -> 
 
 def _count_calls() -> None:
     import builtins
-    import sys
 
-    builtins.n_calls = 0
+    from ipyfleet_testing.calls import PythonCalls
 
-    def count(frame: Any, event: str, argument: Any) -> None:
-        if event == "call":
-            builtins.n_calls += 1
-
-    sys.setprofile(count)
+    builtins.calls = PythonCalls()
+    builtins.calls.start()
 
 
 def _stop_counting() -> int:
     import builtins
-    import sys
 
-    sys.setprofile(None)
-    n_calls = builtins.n_calls
-    del builtins.n_calls
+    builtins.calls.stop()
+    n_calls = len(builtins.calls)
+    del builtins.calls
     return n_calls
 
 

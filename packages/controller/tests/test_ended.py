@@ -17,6 +17,7 @@ from ipyfleet_controller.scheduler.group import State, TaskGroup
 from ipyfleet_controller.scheduler.tracker import NOWHERE
 from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.ids import PeerId
+from ipyfleet_testing.calls import PythonCalls
 
 CLIENT = PeerId(b"client-" + b"0" * 9)
 OTHER = PeerId(b"client-" + b"1" * 9)
@@ -110,17 +111,8 @@ def test_the_last_result_of_a_group_does_not_wait_for_the_books(make_tasks: Any)
     """However its tasks are spread over engines, noting it is one step; who asks sees it noted."""
     ended = EndedTasks()
     group = make_tasks(0, [2] * 1000, [seq % 4 for seq in range(1000)])
-    calls: list[str] = []
-
-    def count(frame: Any, event: str, argument: Any) -> None:
-        if event == "call":
-            calls.append(frame.f_code.co_name)
-
-    sys.setprofile(count)
-    try:
+    with PythonCalls() as calls:
         ended.note(group)
-    finally:
-        sys.setprofile(None)
     assert calls == ["note"]
     assert ended.find(CLIENT, 998, 999) == [(998, 999, State.OK, 2)]
 

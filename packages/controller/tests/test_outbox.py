@@ -37,6 +37,15 @@ def client(threshold: Threshold) -> RawChannel:
     return threshold.connect(NAME)
 
 
+def _full(threshold: Threshold) -> Outbox:
+    """Return an outbox in which something waits for the client, which does not read."""
+    outbox = Outbox(threshold.doors)
+    outbox.note_address(NAME, NAME)
+    while not outbox.is_waiting:
+        outbox.post(PEER, Channel.CLIENT, FRAME)
+    return outbox
+
+
 def _read(threshold: Threshold, client: RawChannel, count: int) -> list[bytes]:
     """Let the doors work until the client has so many messages; return their headers.
 
@@ -160,10 +169,7 @@ def test_what_waited_for_a_connection_that_ended_is_in_nobodys_way(
     threshold: Threshold, client: RawChannel
 ) -> None:
     """A peer that was parted with, did not read, and comes back is answered."""
-    outbox = Outbox(threshold.doors)
-    outbox.note_address(NAME, NAME)
-    while not outbox.is_waiting:
-        outbox.post(PEER, Channel.CLIENT, FRAME)
+    outbox = _full(threshold)
     client.close()
     # The doors tell of the end, or the outbox finds it out itself when it tries again.
     threshold.wait_until(lambda: threshold.doors.inbox or outbox.unreachable)
@@ -180,10 +186,7 @@ def test_what_waited_for_another_socket_is_not_for_this_one(
     threshold: Threshold, client: RawChannel
 ) -> None:
     """A name that goes to another socket has nothing waiting."""
-    outbox = Outbox(threshold.doors)
-    outbox.note_address(NAME, NAME)
-    while not outbox.is_waiting:
-        outbox.post(PEER, Channel.CLIENT, FRAME)
+    outbox = _full(threshold)
     other = NAME + b"s" * 16
     again = threshold.connect(other)
     outbox.note_address(NAME, other)

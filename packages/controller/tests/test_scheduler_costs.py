@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import SliceFrames
 from ipyfleet_protocol.columns import float64_column, uint32_column
 from ipyfleet_protocol.ids import EngineId, PeerId
+from ipyfleet_testing.calls import PythonCalls
 
 CLIENT = PeerId(b"c" * 16)
 N_ENGINES = 64
@@ -60,14 +60,10 @@ class World:
 
     def handle(self, event: Any, now: float) -> Any:
         """Handle an event and count the calls of Python functions."""
-        sys.setprofile(self._count)
-        try:
-            return self.core.handle(event, now)
-        finally:
-            sys.setprofile(None)
-
-    def _count(self, frame: Any, event: str, argument: Any) -> None:
-        self.n_calls += event == "call"
+        with PythonCalls() as calls:
+            out = self.core.handle(event, now)
+        self.n_calls += len(calls)
+        return out
 
 
 @pytest.mark.parametrize(("placement", "bound"), [("direct", 45), ("balanced", 46)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from ipyfleet_protocol import messages as m
 from ipyfleet_protocol.codec import decode, encode
 from ipyfleet_protocol.ids import Channel, new_peer_id
 from ipyfleet_protocol.reliable import ACK_AFTER_S, ACK_MESSAGES
+from ipyfleet_testing.limits import without_descriptors
 
 FIRST, SECOND = b"first---", b"second--"
 
@@ -414,19 +414,9 @@ def test_a_handshake_that_goes_wrong_before_the_greeting_is_sent(
 
 def test_without_descriptors_there_is_no_connection_and_no_error() -> None:
     """Who has used them up is user code, and may give them back: it is tried again."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
-    taken: list[int] = []
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
+    pytest.importorskip("resource")
+    with without_descriptors():
         connection = Connector("unix:///nowhere", None, 0.0).connect(b"me")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in taken:
-            os.close(fd)
     assert connection.is_over
     assert connection.send([b"hello"])
     assert connection.receive() is None

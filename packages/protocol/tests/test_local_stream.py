@@ -21,6 +21,7 @@ from ipyfleet_protocol.local import (
     local_url,
     socket_path,
 )
+from ipyfleet_testing.limits import without_descriptors
 
 PATIENCE_S = 30.0
 
@@ -359,25 +360,13 @@ def test_a_forked_child_does_not_hold_the_connection(meeting: Meeting) -> None:
 
 def test_too_many_connections(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without descriptors the router does not spin, and listens again when some are free."""
-    import resource
-
     first = meeting.connect(b"first")
     meeting.until(lambda: b"first" in meeting.router)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     late = meeting.connect(b"late")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
-    taken: list[int] = []
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
+    with without_descriptors():
         meeting.turn(0.05)
         assert b"late" not in meeting.router
         assert meeting.epoll.poll(0.05) == []
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in taken:
-            os.close(fd)
     first.close()
     assert meeting.next() == [b"first"]
     late.send([b"here"])

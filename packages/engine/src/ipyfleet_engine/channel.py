@@ -251,6 +251,7 @@ class ReliableChannel:
         elif not self.is_attached:
             self._sent.note(parts)
         else:
+            # `_transmit`, in place: each result comes by here.
             if not self.connection.send(parts):
                 self._wait_unsent()
             if self.incarnation:
